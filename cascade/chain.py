@@ -1,0 +1,243 @@
+"""The cascade: stages joined into one model of the full-resolution image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cascade.dequantise import centre, expand_bits, quantise, reduce_bits
+from cascade.likelihood import Report, class_columns, compose, consistency
+from cascade.manifest import check_order, stage_folders
+from cascade.pyramid import pyramid
+from cascade.seeds import sample_noise
+from cascade.stage import Stage, load_stage
+from stages import Flow, InputError
+
+CHUNK = 16  # images that a net sees at once: fixed, since sums differ slightly with batch size
+CONSISTENCY_SAMPLES = 64
+
+
+def in_chunks(function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
+    """``function`` of the rows in chunks of exactly `CHUNK`, the last one padded with its last row.
+
+    So a row's result does not depend on how many rows there are, nor on which others.
+    """
+    count = len(tensors[0])
+    results = []
+    for start in range(0, count, CHUNK):
+        rows = torch.arange(start, start + CHUNK).clamp(max=count - 1)
+        chunk = [None if t is None else t[rows.to(t.device)] for t in tensors]
+        results.append(function(*chunk)[: min(CHUNK, count - start)])
+    return torch.cat(results)
+
+
+def _noise_of(flow: Flow, *inputs: Tensor | None) -> Tensor:
+    return flow.encode(*inputs)[0]
+
+
+@dataclass
+class Draw:
+    """Samples at every resolution, base first, uint8 (N, C, H, W), and which were finite (N,)."""
+
+    images: list[Tensor]
+    labels: Tensor | None
+    finite: Tensor
+
+
+class Cascade:
+    """A Glow and the SRFlow stages that follow it.
+
+    Images are uint8 (N, C, H, W) on the CPU, labels int64 (N,); log-probabilities are of 8-bit
+    images (``bits``-bit ones where the stages were trained so), float64 (N,), in nats.
+    """
+
+    def __init__(self, stages: Sequence[Stage]):
+        check_order(stages)
+        self.stages = list(stages)
+        self.classes = max(stage.classes for stage in stages)
+        self.bits = stages[0].config.data.bits
+        self.shape = stages[-1].shape
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        stages: Sequence[str] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Cascade:
+        """Read a cascade folder, or a stage folder as a cascade of one.
+
+        ``stages`` picks stage folders, base first, in place of those `cascade.yaml` lists.
+        Raises `InputError` where one is missing, or where they do not follow one another.
+        """
+        return cls([load_stage(path, device) for path in stage_folders(folder, stages)])
+
+    def sample(
+        self,
+        num: int,
+        labels: Tensor | Sequence[int] | None = None,
+        temperature: float | Sequence[float] = 1.0,
+        seed: int = 0,
+    ) -> Tensor:
+        """Draw ``num`` images, uint8 (num, C, H, W); see `draw`."""
+        return self.draw(num, labels, temperature, seed).images[-1]
+
+    @torch.no_grad()
+    def draw(
+        self,
+        num: int,
+        labels: Tensor | Sequence[int] | None = None,
+        temperature: float | Sequence[float] = 1.0,
+        seed: int = 0,
+        first: int = 0,
+    ) -> Draw:
+        """Draw samples number ``first`` to ``first + num`` of a seed, at every resolution.
+
+        ``temperature`` scales each stage's noise, one number for all stages or one a stage.
+        Without ``labels`` a conditional cascade takes the classes in turn. A sample depends on its
+        seed, number, label and temperature alone.
+        """
+        temperatures = self._temperatures(temperature)
+        if labels is None and self.classes:
+            labels = torch.arange(first, first + num) % self.classes
+        labels = self._labels(labels, num)
+        low, images, finite = None, [], torch.ones(num, dtype=torch.bool)
+        for i, (stage, scale) in enumerate(zip(self.stages, temperatures, strict=True)):
+            noise = scale * sample_noise(stage.shape, seed, i, first, num)
+            y = self._run(stage, stage.flow.sample, noise, low, labels)
+            finite &= y.flatten(1).isfinite().all(1)
+            low = quantise(y, self.bits)
+            images.append(expand_bits(low, self.bits))
+        return Draw(images, labels, finite)
+
+    def log_prob(
+        self, images: Tensor, labels: Tensor | Sequence[int] | None = None, seed: int = 0
+    ) -> Tensor:
+        """log P(image) in nats, (N,): the composed lower bound.
+
+        Without ``labels`` a conditional cascade sums over classes, each equally likely.
+        """
+        return self.score(images, labels, seed=seed)[0].sum(1)
+
+    def likelihood(
+        self,
+        images: Tensor,
+        labels: Tensor | Sequence[int] | None = None,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> Report:
+        """Per-stage nats, bits/dim, and the consistency of the cascade's samples, as a `Report`.
+
+        ``samples`` importance samples tighten the dequantisation bound of every stage.
+        """
+        nats, posterior = self.score(images, labels, samples, seed)
+        return self.report(nats, posterior)
+
+    @torch.no_grad()
+    def score(
+        self,
+        images: Tensor,
+        labels: Tensor | Sequence[int] | None = None,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Each stage's nats (N, stages), and log p(y | image) (N, classes) where marginalised."""
+        labels = self._labels(labels, len(images))
+        columns, low = [], None
+        for i, (stage, high) in enumerate(zip(self.stages, self._levels(images), strict=True)):
+            density = partial(self._run, stage, stage.flow.class_log_probs, low=low)
+            columns.append(class_columns(density, high, seed, i, samples, self.bits))
+            low = high
+        return compose(columns, labels)
+
+    def report(self, nats: Tensor, posterior: Tensor | None, seed: int = 0) -> Report:
+        """The `Report` of scores that `score` gave, with the consistency of fresh samples."""
+        draw = self.draw(CONSISTENCY_SAMPLES, seed=seed)
+        images = [reduce_bits(image, self.bits) for image in draw.images]
+        return Report(
+            [stage.name for stage in self.stages],
+            [stage.flow.shape for stage in self.stages],
+            nats,
+            posterior,
+            consistency(images, self.bits),
+        )
+
+    @torch.no_grad()
+    def encode(
+        self, images: Tensor, labels: Tensor | Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Every stage's noise, base first, each of its stage's image shape (bin centres)."""
+        labels = self._needed_labels(labels, len(images))
+        noises, low = [], None
+        for stage, high in zip(self.stages, self._levels(images), strict=True):
+            y = centre(high, bits=self.bits)
+            noises.append(self._run(stage, partial(_noise_of, stage.flow), y, low, labels))
+            low = high
+        return noises
+
+    @torch.no_grad()
+    def decode(
+        self, noises: Sequence[Tensor], labels: Tensor | Sequence[int] | None = None
+    ) -> Tensor:
+        """Images from every stage's noise: ``decode(encode(x, y), y) == x`` exactly."""
+        labels = self._needed_labels(labels, len(noises[0]))
+        low = None
+        for stage, noise in zip(self.stages, noises, strict=True):
+            y = self._run(stage, stage.flow.decode, noise, low, labels)
+            low = quantise(y, self.bits)
+        return expand_bits(low, self.bits)
+
+    def _run(
+        self,
+        stage: Stage,
+        function: Callable[..., Tensor],
+        x: Tensor,
+        low: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """``function(x, low, label)`` in chunks, on the stage's device and in its precision."""
+        weight = next(stage.flow.parameters())
+        low = centre(low, weight.dtype, self.bits).to(weight.device) if low is not None else None
+        inputs = [x.to(weight), low]
+        if labels is not None:
+            inputs.append(labels.to(weight.device))
+        return in_chunks(function, *inputs).cpu()
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != tuple(self.shape):
+            expected = "x".join(map(str, self.shape))
+            raise InputError(
+                f"this cascade takes uint8 images of shape (N, {expected}), "
+                f"got {images.dtype} {tuple(images.shape)}"
+            )
+        return pyramid(reduce_bits(images.cpu(), self.bits), len(self.stages), self.bits)
+
+    def _temperatures(self, temperature: float | Sequence[float]) -> list[float]:
+        given = [temperature] if isinstance(temperature, int | float) else list(temperature)
+        if len(given) not in (1, len(self.stages)):
+            raise InputError(f"{len(given)} temperatures for {len(self.stages)} stages")
+        if min(given) < 0:
+            raise InputError(f"a temperature cannot be negative, got {min(given)}")
+        return given * len(self.stages) if len(given) == 1 else given
+
+    def _labels(self, labels: Tensor | Sequence[int] | None, count: int) -> Tensor | None:
+        if labels is None:
+            return None
+        if not self.classes:
+            raise InputError("labels were given, but no stage of this cascade uses them")
+        labels = torch.as_tensor(labels, dtype=torch.int64)
+        if labels.shape != (count,):
+            raise InputError(f"{count} images need {count} labels, got {tuple(labels.shape)}")
+        if count and not (0 <= labels.min() and labels.max() < self.classes):
+            raise InputError(f"labels must lie in 0..{self.classes - 1}, got {labels.unique()}")
+        return labels
+
+    def _needed_labels(self, labels: Tensor | Sequence[int] | None, count: int) -> Tensor | None:
+        if labels is None and self.classes:
+            raise InputError("this cascade is class-conditional: give labels to encode or decode")
+        return self._labels(labels, count)

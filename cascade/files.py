@@ -1,0 +1,23 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(file: str | Path) -> Iterator[Path]:
+    """A path aside to write to; on success it is flushed to disk and renamed to ``file``."""
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.part{file.suffix}")
+    try:
+        yield aside
+        with open(aside, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(aside, file)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,175 @@
+"""Image sources: N images of one size, read by index, with labels where they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from stages import InputError
+
+
+@dataclass
+class ArrayImages:
+    """Images in memory: ``pixels`` uint8 (N, C, H, W), ``labels`` int64 (N,) or None."""
+
+    pixels: Tensor
+    labels: Tensor | None = None
+    classes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        return tuple(self.pixels.shape[1:])
+
+    def read(self, indices: Tensor) -> Tensor:
+        """The images at ``indices``, uint8 (B, C, H, W)."""
+        return self.pixels[indices]
+
+    def name(self, index: int) -> str:
+        """What an image is called in a report."""
+        return str(index)
+
+    def subset(self, indices: Tensor) -> ArrayImages:
+        """The source that holds these images alone, in this order."""
+        labels = None if self.labels is None else self.labels[indices]
+        return ArrayImages(self.pixels[indices], labels, self.classes)
+
+
+@dataclass
+class FileImages:
+    """Images on disk, decoded when they are read; ``skipped`` counts unreadable files left out."""
+
+    files: list[Path]
+    shape: tuple[int, int, int]
+    resize: int | None = None
+    crop: int | None = None
+    labels: Tensor | None = None
+    classes: Sequence[str] = ()
+    skipped: int = 0
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, indices: Tensor) -> Tensor:
+        """The images at ``indices``, uint8 (B, C, H, W); `InputError` names an unreadable file."""
+        files = [self.files[i] for i in indices.tolist()]
+        return torch.stack(list(self._pool.map(self._decode, files)))
+
+    def _decode(self, file: Path) -> Tensor:
+        try:
+            return decode(file, self.shape[0], self.resize, self.crop)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"cannot read image {file}: {error}") from None
+
+    def name(self, index: int) -> str:
+        """What an image is called in a report."""
+        return str(self.files[index])
+
+    def subset(self, indices: Tensor) -> FileImages:
+        """The source that holds these images alone, in this order."""
+        files = [self.files[i] for i in indices.tolist()]
+        labels = None if self.labels is None else self.labels[indices]
+        return FileImages(
+            files, self.shape, self.resize, self.crop, labels, self.classes, self.skipped
+        )
+
+
+ImageSource = ArrayImages | FileImages
+
+
+def decode(file: Path, channels: int, resize: int | None, crop: int | None) -> Tensor:
+    """One image file as uint8 (C, H, W): turned upright, resized and cropped as asked."""
+    with Image.open(file) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # 16 bits a value: keep the upper 8
+            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        image = image.convert("L" if channels == 1 else "RGB")
+    if resize:
+        image = ImageOps.fit(image, (resize, resize), Image.Resampling.BICUBIC)
+    if crop:
+        left, top = (image.width - crop) // 2, (image.height - crop) // 2
+        image = image.crop((left, top, left + crop, top + crop))
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.reshape(image.height, image.width, channels).permute(2, 0, 1)
+
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def open_folder(
+    folder: Path, channels: int, resize: int | None = None, skip_bad: bool = False
+) -> FileImages:
+    """All images below a folder, in name order; sub-folders are classes.
+
+    Every file is decoded once here, so that a damaged one is found before work starts:
+    `InputError` names it, or with ``skip_bad`` it is left out and counted.
+    """
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in EXTENSIONS)
+    if not files:
+        raise InputError(f"folder {folder} holds no images ({', '.join(sorted(EXTENSIONS))})")
+    good, shapes, problems = [], {}, []
+
+    def inspect(file: Path) -> tuple[int, ...] | Exception:
+        try:
+            return tuple(decode(file, channels, resize, None).shape)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return error
+
+    with ThreadPoolExecutor(8) as pool:
+        for file, found in zip(files, pool.map(inspect, files), strict=True):
+            if isinstance(found, Exception):
+                problems.append(f"{file} ({found})")
+            else:
+                good.append(file)
+                shapes.setdefault(found, file)
+    if problems and not (skip_bad and good):
+        raise InputError(
+            f"{len(problems)} of {len(files)} images cannot be read, first {problems[0]}; "
+            "mend or remove them, or leave them out with --skip-bad (data.skip_bad=true)"
+        )
+    if len(shapes) > 1:
+        (a, first), (b, second) = list(shapes.items())[:2]
+        raise InputError(
+            f"images of different sizes: {first.name} is {a[1]}x{a[2]}, {second.name} {b[1]}x{b[2]};"
+            " pass --resize N (data.resize=N)"
+        )
+    parents = [file.parent.relative_to(folder).as_posix() for file in good]
+    classes = sorted(set(parents)) if "." not in parents else []
+    labels = torch.tensor([classes.index(p) for p in parents]) if classes else None
+    return FileImages(good, next(iter(shapes)), resize, None, labels, classes, len(problems))
+
+
+def open_npz(file: Path, channels: int) -> ArrayImages:
+    """``images`` (N, H, W[, C]) uint8, and ``labels`` (N,) and ``classes`` where present."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            images = arrays["images"]
+            labels = arrays["labels"] if "labels" in arrays else None
+            classes = [str(c) for c in arrays["classes"]] if "classes" in arrays else []
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"cannot read {file}: {error}; it needs an array 'images'") from None
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
+        raise InputError(
+            f"{file}: images must be uint8 (N, H, W) or (N, H, W, C), "
+            f"got {images.dtype} {images.shape}"
+        )
+    if images.shape[3] != channels:
+        raise InputError(f"{file} has {images.shape[3]} channels, the stage {channels}")
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    labels = None if labels is None else torch.from_numpy(labels.astype(np.int64))
+    if labels is not None and len(labels) != len(pixels):
+        raise InputError(f"{file} has {len(pixels)} images but {len(labels)} labels")
+    return ArrayImages(pixels, labels, classes)

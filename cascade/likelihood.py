@@ -1,0 +1,135 @@
+"""What bits/dim of a cascade means: dequantisation, classes and stages put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cascade.dequantise import bits_per_dim, dequantise, log_volume
+from cascade.pyramid import halve
+from cascade.seeds import image_noise
+
+STATEMENT = (
+    "The composed figure is a lower bound on log P(image), so bits/dim is an upper bound: each "
+    "stage's dequantisation is bounded, and the stages' sum counts one path through the pyramid, "
+    "while a stage also gives mass to images whose downsampling is not its input."
+)
+
+
+def class_columns(
+    density: Callable[[Tensor], Tensor],
+    images: Tensor,
+    seed: int,
+    stage: int,
+    samples: int,
+    bits: int,
+) -> Tensor:
+    """One stage's log P(v | y) in nats for every class, float64 (B, classes or 1).
+
+    log (1/K) Σ_k p(y_k)/2^(nD) over K dequantisations y_k of the image v, kept as a running sum,
+    the same noise for every class. ``density`` maps y (B, C, H, W) to log-densities (B, classes).
+    """
+    total = None
+    for draw in range(samples):
+        noise = image_noise(images, seed, stage, draw)
+        found = density(dequantise(images, noise, bits)).double()
+        total = found if total is None else torch.logaddexp(total, found)
+    return total - math.log(samples) - log_volume(images[0].numel(), bits)
+
+
+def compose(columns: Sequence[Tensor], labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Stages' class columns → nats (B, stages) that sum to the image's, and log p(y | image).
+
+    With labels each stage gives its label's column. Without, classes are equally likely and
+    stage i gives LSE_y[log π + Σ_{j≤i}] − LSE_y[log π + Σ_{j<i}], where the posterior falls out.
+    """
+    classes = max(column.shape[1] for column in columns)
+    full = [column.expand(-1, classes) for column in columns]
+    if labels is not None:
+        return torch.cat([column.gather(1, labels[:, None]) for column in full], dim=1), None
+    running = torch.full_like(full[0], -math.log(classes))
+    before = running.logsumexp(1)
+    nats = []
+    for column in full:
+        running = running + column
+        after = running.logsumexp(1)
+        nats.append(after - before)
+        before = after
+    posterior = running - before[:, None] if classes > 1 else None
+    return torch.stack(nats, dim=1), posterior
+
+
+def consistency(images: Sequence[Tensor], bits: int = 8) -> list[dict[str, float]]:
+    """How far D(sample_i) is from sample_{i−1}: mean and worst in grey levels, share exact."""
+    found = []
+    for low, high in zip(images, images[1:], strict=False):
+        distance = (halve(high, bits).int() - low.int()).abs().double()
+        found.append(
+            {
+                "mean": distance.mean().item(),
+                "worst": distance.max().item(),
+                "exact": (distance == 0).double().mean().item(),
+            }
+        )
+    return found
+
+
+@dataclass
+class Report:
+    """Scores of N images: per-stage nats (N, stages), and what follows from them.
+
+    ``bpd`` divides the summed nats once by the full image's dimensions; a stage's own bpd divides
+    by its own dimensions, its share by the full ones, so that shares add up to ``bpd``.
+    """
+
+    names: list[str]
+    shapes: list[tuple[int, int, int]]
+    nats: Tensor
+    posterior: Tensor | None
+    consistency: list[dict[str, float]]
+
+    @property
+    def dimensions(self) -> int:
+        """C·H·W of the full image."""
+        return math.prod(self.shapes[-1])
+
+    @property
+    def image_bpd(self) -> Tensor:
+        """Bits per dimension of each image, (N,)."""
+        return bits_per_dim(self.nats.sum(1), self.dimensions)
+
+    @property
+    def bpd(self) -> float:
+        """Mean bits per dimension."""
+        return self.image_bpd.mean().item()
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of ``bpd`` over images; nan for a single image."""
+        return (self.image_bpd.std() / math.sqrt(len(self.nats))).item()
+
+    @property
+    def stages(self) -> list[dict[str, str | float]]:
+        """Per stage: name, mean nats, bpd over its own dimensions, share of the composed bpd."""
+        rows = []
+        for i, (name, shape) in enumerate(zip(self.names, self.shapes, strict=True)):
+            mean = self.nats[:, i].mean()
+            rows.append(
+                {
+                    "name": name,
+                    "nats": mean.item(),
+                    "bpd": bits_per_dim(mean, math.prod(shape)).item(),
+                    "share": bits_per_dim(mean, self.dimensions).item(),
+                }
+            )
+        return rows
+
+    def accuracy(self, labels: Tensor) -> float | None:
+        """Share of images whose most likely class is their label, where classes were summed."""
+        if self.posterior is None:
+            return None
+        return (self.posterior.argmax(1) == labels).double().mean().item()

@@ -1,0 +1,41 @@
+"""Randomness as a function of what it is for, never of a generator's history."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def generator(*parts: object) -> torch.Generator:
+    """A CPU generator seeded by the SHA-256 of ``parts`` (numbers, strings, bytes)."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def uniform(shape: tuple[int, ...], source: torch.Generator) -> Tensor:
+    """Uniform noise in (0, 1) as (j + ½)/2¹⁵: 255 + u is exact in float32 and stays below 256."""
+    return (torch.randint(0, 2**15, shape, generator=source) + 0.5) / 2**15
+
+
+def image_digest(image: Tensor) -> str:
+    """SHA-256 of an image's bytes."""
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
+
+
+def image_noise(images: Tensor, seed: int, stage: int, draw: int) -> Tensor:
+    """Dequantisation noise (B, C, H, W) that belongs to each image and to nothing else."""
+    return torch.stack(
+        [uniform(i.shape, generator(seed, stage, draw, image_digest(i))) for i in images.cpu()]
+    )
+
+
+def sample_noise(shape: tuple[int, ...], seed: int, stage: int, first: int, count: int) -> Tensor:
+    """Standard normal noise (count, *shape) of samples first, first + 1, … of one stage."""
+    return torch.stack(
+        [
+            torch.randn(shape, generator=generator("sample", seed, stage, index))
+            for index in range(first, first + count)
+        ]
+    )

@@ -1,0 +1,93 @@
+"""A stage on disk: `config.yaml` beside `model.safetensors`, read without unpickling anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cascade.config import GlowModel, StageConfig, load_config
+from cascade.files import whole
+from stages import Flow, InputError, glow, srflow
+
+TRAINING_ONLY = ("kind", "class_weight", "class_loss")
+
+
+def build(config: StageConfig) -> Flow:
+    """The flow a configuration describes, with fresh weights."""
+    model, data = config.model, config.data
+    options = {f.name: getattr(model, f.name) for f in fields(model)}
+    options = {key: value for key, value in options.items() if key not in TRAINING_ONLY}
+    make = glow if isinstance(model, GlowModel) else srflow
+    flow = make((data.channels, data.size, data.size), **options)
+    return flow.to(memory_format=torch.channels_last)
+
+
+@dataclass
+class Stage:
+    """One stage of a cascade: its name, configuration and flow."""
+
+    name: str
+    config: StageConfig
+    flow: Flow
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it needs a low image."""
+        return self.config.model.kind == "srflow"
+
+    @property
+    def classes(self) -> int:
+        return self.config.model.classes
+
+    @property
+    def size(self) -> int:
+        return self.config.data.size
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.flow.shape
+
+
+def load_stage(folder: str | Path, device: str | torch.device = "cpu") -> Stage:
+    """Read a stage folder. Raises `InputError` where it is missing, incomplete or not a stage."""
+    folder = Path(folder)
+    weights = folder / "model.safetensors"
+    if not folder.is_dir():
+        raise InputError(f"no stage folder {folder}")
+    if not weights.is_file():
+        raise InputError(f"stage folder {folder} has no model.safetensors; train the stage first")
+    config = load_config(folder / "config.yaml")
+    flow = build(config)
+    load_weights(flow, read_tensors(weights), weights)
+    return Stage(folder.resolve().name, config, flow.to(device).eval())
+
+
+def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copy ``tensors`` into a module; `InputError` where they are of another architecture."""
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError:
+        raise InputError(
+            f"{source} holds weights of another architecture than the configuration describes"
+        ) from None
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; anything else is refused, and never executed."""
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is not a readable safetensors file: {error}") from None
+
+
+def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write a safetensors file, whole or not at all; contiguous clones, as the format demands."""
+    clones = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
+    with whole(file) as aside:
+        save_file(clones, aside)

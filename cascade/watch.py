@@ -1,0 +1,85 @@
+"""What is looked at while a stage trains: bits/dim of held-out images, and pictures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cascade.batches import Batches
+from cascade.config import StageConfig
+from cascade.data import open_images
+from cascade.dequantise import quantise
+from cascade.grid import save_grid
+from cascade.images import ImageSource
+from cascade.seeds import sample_noise
+from stages import Flow, InputError
+
+GRID = 8  # sample pictures show 8×8 images
+
+
+def density_bpd(nats: Tensor, y: Tensor, bits: int) -> Tensor:
+    """Bits/dim of integers from log-densities (B,) of their dequantised y (B, C, H, W)."""
+    return bits - nats / (y[0].numel() * math.log(2))
+
+
+class HeldOut:
+    """Held-out images of a stage: the validation split, or test where training uses both others."""
+
+    def __init__(self, config: StageConfig, device: torch.device):
+        split = "test" if config.data.split == "trainval" else "validation"
+        batches = Batches(open_stage_images(config, split), config)
+        self.config, self.device = config, device
+        self.batch = batches.fixed(max(config.train.validate_images, GRID * GRID)).to(device)
+
+    @torch.no_grad()
+    def bpd(self, flow: Flow) -> float:
+        """Mean bits/dim of the held-out images under a stage's flow."""
+        batch, size, found = self.batch, self.config.train.batch_size, []
+        for start in range(0, len(batch.high), size):
+            part = slice(start, start + size)
+            inputs = [None if t is None else t[part] for t in (batch.high, batch.low, batch.label)]
+            found.append(density_bpd(flow.log_prob(*inputs), inputs[0], self.config.data.bits))
+        return torch.cat(found).mean().item()
+
+    @torch.no_grad()
+    def picture(self, flow: Flow, file: Path) -> None:
+        """Write a grid of samples: a class a row from a Glow, held-out images' from an SRFlow."""
+        count = min(GRID * GRID, len(self.batch.high))
+        low, label = self.batch.low, self.batch.label
+        if low is None and label is not None:
+            label = torch.arange(count, device=self.device) // GRID % self.config.model.classes
+        low, label = (None if t is None else t[:count] for t in (low, label))
+        noise = sample_noise(flow.shape, self.config.seed, 0, 0, count).to(self.device)
+        y = flow.sample(noise, low, label).cpu()
+        save_grid(quantise(y, self.config.data.bits) << (8 - self.config.data.bits), file, GRID)
+
+
+def open_stage_images(config: StageConfig, split: str) -> ImageSource:
+    """One split of a stage's data set, checked against what the stage needs."""
+    data, classes = config.data, config.model.classes
+    source = open_images(data.name, split, data.channels, data.resize, data.skip_bad, data.root)
+    name = Path(config.out).name
+    check_images(name, data.size, data.name, source.shape)
+    if classes and source.labels is None:
+        raise InputError(f"stage {name} has {classes} classes, but {data.name} has no labels")
+    if classes and int(source.labels.max()) >= classes:
+        raise InputError(
+            f"stage {name} has {classes} classes, "
+            f"but {data.name} has labels up to {int(source.labels.max())}"
+        )
+    return source
+
+
+def check_images(stage: str, size: int, data: str, shape: tuple[int, int, int]) -> None:
+    """Raise `InputError` unless images (C, H, W) can be halved to the stage's size."""
+    height, width = shape[1:]
+    factor = height // size if height % size == 0 else 0
+    if height != width or factor == 0 or factor & (factor - 1):
+        raise InputError(
+            f"stage {stage} expects {size}x{size} images (or 2, 4, 8, ... times that), "
+            f"{data} holds {height}x{width}; bring them to size with --resize {size} "
+            f"(data.resize={size})"
+        )

@@ -1,0 +1,156 @@
+"""A stage as a density: images in, nats out; noise in, images out."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages.bijection import Bijection, peel, unpeel
+from stages.encoder import Encoder
+from stages.errors import InputError
+from stages.gaussian import log_normal
+from stages.prior import ClassPrior
+
+
+def upsampled(low: Tensor) -> Tensor:
+    """The low image (B, C, h, w) at twice the size, by cubic interpolation with a = −0.5."""
+    return F.interpolate(low, scale_factor=2, mode="bicubic", antialias=True)
+
+
+class Flow(nn.Module):
+    """One stage: a body that maps an image to noise of the same shape, and the priors around it.
+
+    ``shape`` is that of the images it trains on, (C, H, W); ``levels`` how often the body
+    squeezes. With an ``encoder`` it is conditional on a low image of half the size; ``residual``
+    makes the body model the image minus the upsampled low one, a shift without log-determinant.
+    With ``classes`` above 0 the label sets mean and deviation of the coarsest latent, and a linear
+    read-out of that latent, before the label has touched it, gives class logits.
+
+    Images and low images are floats in [−½, ½); labels int64 (B,); all log-probabilities and
+    log-determinants are (B,), in nats, of the continuous density.
+    """
+
+    def __init__(
+        self,
+        body: Bijection,
+        shape: tuple[int, int, int],
+        levels: int,
+        classes: int = 0,
+        encoder: Encoder | None = None,
+        residual: bool = False,
+    ):
+        super().__init__()
+        channels, height, width = shape
+        self.shape = shape
+        self.levels = levels
+        self.classes = classes
+        self.body = body
+        self.encoder = encoder
+        self.residual = residual
+        if classes:
+            top = channels * 2 ** (levels + 1)
+            pixels = (height >> levels) * (width >> levels)
+            self.prior = ClassPrior(classes, top)
+            self.readout = nn.Linear(top * pixels, classes)
+
+    def _condition(self, low: Tensor | None) -> tuple[Tensor, ...]:
+        if self.encoder is None:
+            return ()
+        if low is None:
+            raise InputError("this stage is conditional: give the low image")
+        return self.encoder(low.contiguous(memory_format=torch.channels_last))
+
+    def _centre(self, low: Tensor | None) -> Tensor | float:
+        return upsampled(low) if self.residual else 0.0
+
+    def _latent(self, x: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The body's output, before any label, and the log-determinant so far."""
+        x = (x - self._centre(low)).contiguous(memory_format=torch.channels_last)
+        return self.body(x, self._condition(low))
+
+    def _need(self, label: Tensor | None) -> Tensor:
+        if label is None:
+            raise InputError("this stage is class-conditional: give labels, or marginalise them")
+        return label
+
+    def encode(
+        self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) → noise of the same shape, and the log-determinant (B,)."""
+        z, log_det = self._latent(x, low)
+        if not self.classes:
+            return z, log_det
+        top, rest = peel(z, self.levels)
+        top, change = self.prior(top, self._need(label))
+        return unpeel(top, rest), log_det + change
+
+    def decode(
+        self, noise: Tensor, low: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        """Noise (B, C, H, W) → images: the inverse of `encode`."""
+        if self.classes:
+            top, rest = peel(noise, self.levels)
+            noise = unpeel(self.prior.inverse(top, self._need(label)), rest)
+        noise = noise.contiguous(memory_format=torch.channels_last)
+        x, _ = self.body.inverse(noise, self._condition(low))
+        return x + self._centre(low)
+
+    def sample(
+        self, noise: Tensor, low: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        """Images from standard normal ``noise``; scale the noise by a temperature beforehand."""
+        return self.decode(noise, low, label)
+
+    def score(
+        self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-density (B,) in nats, and class logits (B, classes) where there are classes."""
+        z, log_det = self._latent(x, low)
+        if not self.classes:
+            return log_normal(z) + log_det, None
+        top, rest = peel(z, self.levels)
+        whitened, change = self.prior(top, self._need(label))
+        nats = log_normal(whitened) + sum(map(log_normal, rest)) + log_det + change
+        return nats, self.readout(top.flatten(1))
+
+    def log_prob(
+        self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        """log p(x | low, label) in nats, (B,)."""
+        return self.score(x, low, label)[0]
+
+    def class_log_probs(self, x: Tensor, low: Tensor | None = None) -> Tensor:
+        """log p(x | low, y) for every class y, (B, classes), in one pass through the body.
+
+        An unconditional stage gives one column, which broadcasts over classes.
+        """
+        z, log_det = self._latent(x, low)
+        if not self.classes:
+            return (log_normal(z) + log_det)[:, None]
+        top, rest = peel(z, self.levels)
+        shared = sum(map(log_normal, rest)) + log_det
+        return self.prior.log_probs(top) + shared[:, None]
+
+
+class StageLoss(nn.Module):
+    """What training wraps: forward gives nats and class logits, so every parameter is inside."""
+
+    def __init__(self, flow: Flow):
+        super().__init__()
+        self.flow = flow
+
+    def forward(
+        self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.flow.score(x, low, label)
+
+
+def check_size(name: str, height: int, width: int, levels: int) -> None:
+    """Raise unless ``levels`` squeezes fit into the image."""
+    step = 2**levels
+    if height % step or width % step or height < step or width < step:
+        raise InputError(
+            f"a {levels}-level {name} needs sides divisible by {step} "
+            f"({step}, {2 * step}, {3 * step}, ...), got {height}x{width}"
+        )

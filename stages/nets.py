@@ -1,0 +1,57 @@
+"""The nets inside couplings and injectors: not invertible, and apart from the algebra."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+import torch
+from torch import Tensor, nn
+
+from stages.linear import ChannelAffine
+
+
+def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    nn.init.normal_(conv.weight, std=0.05)
+    return conv
+
+
+class GainedConv(nn.Module):
+    """A 3×3 convolution that starts at zero, with a learned gain exp(3·g) per channel (Glow)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.gain = nn.Parameter(torch.zeros(1, outputs, 1, 1))
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * (3 * self.gain).exp()
+
+
+class Head(nn.Module):
+    """What follows a first convolution: actnorm, ReLU, 1×1, actnorm, ReLU, gained 3×3."""
+
+    def __init__(self, width: int, outputs: int):
+        super().__init__()
+        self.norm1 = ChannelAffine(width)
+        self.mix = _conv(width, width, 1)
+        self.norm2 = ChannelAffine(width)
+        self.last = GainedConv(width, outputs)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = F.relu(self.norm1(hidden))
+        return self.last(F.relu(self.norm2(self.mix(hidden))))
+
+
+class CouplingNet(nn.Module):
+    """3×3 → 1×1 → gained 3×3. A condition enters as its half of the first convolution's output."""
+
+    def __init__(self, inputs: int, width: int, outputs: int):
+        super().__init__()
+        self.first = _conv(inputs, width, 3)
+        self.head = Head(width, outputs)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        hidden = self.first(x)
+        return self.head(hidden if condition is None else hidden + condition)

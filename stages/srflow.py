@@ -1,0 +1,61 @@
+"""SRFlow: a flow that doubles the resolution of an image. Source: Lugmayr et al., 2020."""
+
+from __future__ import annotations
+
+from stages.bijection import Bijection, Chain, Conditioned, OnHalf, Squeezed
+from stages.coupling import Coupling, Injector, SplitPrior
+from stages.encoder import Encoder
+from stages.flow import Flow, check_size
+from stages.linear import ActNorm, InvertibleConv
+from stages.scale import scale_law
+
+
+def srflow(
+    shape: tuple[int, int, int],
+    levels: int = 4,
+    steps: int = 16,
+    width: int = 64,
+    squish: float = 0.5,
+    squish_range: str = "sigmoid",
+    coupling: str = "affine",
+    injector: bool = True,
+    transition_steps: int = 2,
+    conditional_prior: bool = False,
+    residual: bool = False,
+    classes: int = 0,
+    encoder_features: int = 64,
+    encoder_growth: int = 32,
+    encoder_blocks: int = 23,
+) -> Flow:
+    """A stage for images (C, H, W) given low ones (C, H/2, W/2).
+
+    A level is: squeeze, ``transition_steps`` of actnorm and 1×1 alone, ``steps`` of actnorm,
+    1×1, injector and coupling, then the prior of the dropped half, which reads the low image's
+    features too if ``conditional_prior``. ``squish`` bounds coupling and injector alike. Raises
+    `InputError` for a shape the levels do not divide.
+    """
+    check_size("SRFlow", *shape[1:], levels)
+    law = scale_law(squish, squish_range)
+    encoder = Encoder(shape[0], encoder_features, encoder_growth, encoder_blocks, levels)
+
+    def transition(channels: int) -> list[Bijection]:
+        return [ActNorm(channels), InvertibleConv(channels)]
+
+    def step(channels: int) -> list[Bijection]:
+        parts = transition(channels)
+        if injector:
+            parts.append(Injector(channels, width, law))
+        coupling_law = None if coupling == "additive" else law
+        return [*parts, Coupling(channels, width, coupling_law, conditional=True)]
+
+    def level(channels: int, left: int) -> Bijection:
+        channels = 4 * channels
+        parts = [part for _ in range(transition_steps) for part in transition(channels)]
+        parts += [part for _ in range(steps) for part in step(channels)]
+        if left == 1:
+            return Squeezed(Conditioned(parts, encoder.channels))
+        parts.append(SplitPrior(channels, width, conditional_prior))
+        deeper = OnHalf(level(channels // 2, left - 1))
+        return Squeezed(Chain(Conditioned(parts, encoder.channels), deeper))
+
+    return Flow(level(shape[0], levels), shape, levels, classes, encoder, residual)

@@ -1,0 +1,65 @@
+"""What every tool does the same way: one-line errors, threads, device, files never overwritten."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from cascade import Cascade, InputError
+
+console = Console()
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool; bad input becomes one line on standard error and exit code 2."""
+    use_all_cores()
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def use_all_cores() -> None:
+    """Share this machine's cores among its processes: launchers set one thread a process."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def add_cascade_arguments(parser: argparse.ArgumentParser) -> None:
+    """The cascade to read, and how to run it."""
+    parser.add_argument("run", help="a cascade folder, or the folder of one stage")
+    parser.add_argument("--stages", help="its stages, base first, in place of cascade.yaml's: a,b,c")
+    parser.add_argument("--batch", type=positive, default=128, help="images held at once")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="cpu, cuda, ...; a GPU where there is one")
+    parser.add_argument("--json", help="also write the result to this file")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
+
+
+def load_cascade(args: argparse.Namespace) -> Cascade:
+    """The cascade the arguments name, on their device."""
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    stages = args.stages.split(",") if args.stages else None
+    return Cascade.load(args.run, stages, device)
+
+
+def refuse_to_overwrite(files: Sequence[str | None], force: bool) -> None:
+    """Raise `InputError` if an output exists already, before any work is done."""
+    for file in files:
+        if file and Path(file).exists() and not force:
+            raise InputError(f"{file} exists; pass --force to overwrite it")
+
+
+def positive(text: str) -> int:
+    """An argument that must be a whole number above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value

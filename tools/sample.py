@@ -1,0 +1,117 @@
+"""Draw a grid of samples: python tools/sample.py runs/mnist5k --num 100 --out grid.png"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+
+import cli
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from cascade import Cascade, InputError
+from cascade.files import whole
+from cascade.grid import save_grid
+
+WIDEST = 20  # images in a row of the grid
+
+
+def main() -> None:
+    args = parse()
+    cli.refuse_to_overwrite([args.out, args.npz, args.json], args.force)
+    cascade = cli.load_cascade(args)
+    temperature = temperatures(args.temperature)
+    labels = class_rows(cascade, args.classes, args.num)
+    started = time.perf_counter()
+    images, failed = draw(cascade, args, labels, temperature)
+    speed = args.num / (time.perf_counter() - started)
+    classes = 1 if labels is None else len(labels.unique())
+    per_class = math.ceil(args.num / classes)
+    columns = per_class if classes > 1 else math.ceil(math.sqrt(args.num))
+    save_grid(images, args.out, min(columns, WIDEST))
+    if args.npz:
+        save_npz(images, labels, args.npz)
+    result = {
+        "run": args.run,
+        "stages": [stage.name for stage in cascade.stages],
+        "num": args.num,
+        "seed": args.seed,
+        "temperature": temperature,
+        "classes": args.classes,
+        "images_per_s": speed,
+        "not_finite": failed,
+        "out": args.out,
+    }
+    if args.json:
+        with whole(args.json) as aside:
+            aside.write_text(json.dumps(result, indent=2) + "\n")
+    cli.console.print(
+        f"{args.out}: {args.num} samples, {speed:.1f} images/s, {failed} not finite",
+        highlight=False,
+    )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    cli.add_cascade_arguments(parser)
+    parser.add_argument("--num", type=cli.positive, default=100)
+    parser.add_argument("--classes", help="draw these classes, a row each: 3,7 (default: all)")
+    parser.add_argument("--temperature", default="1.0", help="one number, or one a stage: 0.9,0.8")
+    parser.add_argument("--out", default="grid.png", help="picture to write")
+    parser.add_argument("--npz", help="also write images (N, H, W, C) and labels to this file")
+    return parser.parse_args()
+
+
+def temperatures(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--temperature takes numbers such as 0.8 or 0.9,0.8, got {text}") from None
+
+
+def class_rows(cascade: Cascade, classes: str | None, num: int) -> Tensor | None:
+    """Labels that fill the grid with a class a row."""
+    if not cascade.classes:
+        if classes:
+            raise InputError("--classes was given, but no stage of this cascade uses labels")
+        return None
+    try:
+        chosen = [int(c) for c in classes.split(",")] if classes else list(range(cascade.classes))
+    except ValueError:
+        raise InputError(f"--classes takes numbers such as 3,7, got {classes}") from None
+    unlabelled = [stage.name for stage in cascade.stages if not stage.classes]
+    if unlabelled:
+        cli.console.print(f"labels are ignored by the unconditional {', '.join(unlabelled)}")
+    return torch.tensor(chosen).repeat_interleave(math.ceil(num / len(chosen)))[:num]
+
+
+def draw(
+    cascade: Cascade, args: argparse.Namespace, labels: Tensor | None, temperature: list[float]
+) -> tuple[Tensor, int]:
+    images, failed = [], 0
+    with Progress(console=cli.console, transient=True) as bar:
+        task = bar.add_task("sampling", total=args.num)
+        for first in range(0, args.num, args.batch):
+            count = min(args.batch, args.num - first)
+            part = None if labels is None else labels[first : first + count]
+            found = cascade.draw(count, part, temperature, args.seed, first)
+            images.append(found.images[-1])
+            failed += int((~found.finite).sum())
+            bar.advance(task, count)
+    return torch.cat(images), failed
+
+
+def save_npz(images: Tensor, labels: Tensor | None, file: str) -> None:
+    arrays = {"images": images.permute(0, 2, 3, 1).numpy()}
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+    with whole(file) as aside, open(aside, "wb") as handle:
+        np.savez_compressed(handle, **arrays)
+
+
+if __name__ == "__main__":
+    cli.run(main)
