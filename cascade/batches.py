@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -50,20 +51,28 @@ class Batches:
 
     def __call__(self, step: int) -> Batch:
         """The batch of one step."""
-        places = torch.arange(self.each) + self.first
-        positions = step * self.config.train.batch_size + places
-        return self._make(self._indices(positions), step, places, self.config.data.flip)
+        indices = self._of_step(step)
+        return self._make(self.source.read(indices), indices, step, self.config.data.flip)
+
+    def steps(self, first: int, last: int) -> Iterator[Batch]:
+        """The batches of steps ``first`` to ``last``, images read one step ahead."""
+        with ThreadPoolExecutor(1, initializer=partial(torch.set_num_threads, 1)) as pool:
+            coming = pool.submit(self.source.read, self._of_step(first))
+            for step in range(first, last):
+                images = coming.result()
+                coming = pool.submit(self.source.read, self._of_step(step + 1))
+                yield self._make(images, self._of_step(step), step, self.config.data.flip)
 
     def fixed(self, count: int) -> Batch:
-        """The first ``count`` images of the first epoch, never flipped: the same on every process."""
-        places = torch.arange(min(count, len(self.source)))
-        return self._make(self._indices(places), -1, places, flip=False)
+        """The first ``count`` images of the first epoch, not flipped: the same on every process."""
+        indices = self._indices(torch.arange(min(count, len(self.source))))
+        return self._make(self.source.read(indices), indices, -1, flip=False)
 
-    def _make(self, indices: Tensor, step: int, places: Tensor, flip: bool) -> Batch:
-        """Images at ``indices``, with the randomness of ``places`` in the batch of ``step``."""
+    def _make(self, images: Tensor, indices: Tensor, step: int, flip: bool) -> Batch:
         data, model = self.config.data, self.config.model
-        sources = [generator(self.config.seed, step, place) for place in places.tolist()]
-        images = reduce_bits(self.source.read(indices), data.bits)
+        first = 0 if step < 0 else self.first
+        sources = [generator(self.config.seed, step, first + i) for i in range(len(images))]
+        images = reduce_bits(images, data.bits)
         if flip:
             flipped = torch.tensor([uniform((), source) < 0.5 for source in sources])
             images = torch.where(flipped[:, None, None, None], images.flip(3), images)
@@ -75,15 +84,9 @@ class Batches:
         labels = self.source.labels[indices] if model.classes else None
         return Batch(dequantise(high, noise, data.bits), low, labels)
 
-    def steps(self, first: int, last: int) -> Iterator[Batch]:
-        """The batches of steps ``first`` to ``last``, each prepared while the one before is used."""
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(self, first)
-            for step in range(first, last):
-                batch = coming.result()
-                if step + 1 < last:
-                    coming = pool.submit(self, step + 1)
-                yield batch
+    def _of_step(self, step: int) -> Tensor:
+        first = step * self.config.train.batch_size + self.first
+        return self._indices(torch.arange(first, first + self.each))
 
     def _indices(self, positions: Tensor) -> Tensor:
         count = len(self.source)

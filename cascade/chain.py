@@ -168,9 +168,7 @@ class Cascade:
         )
 
     @torch.no_grad()
-    def encode(
-        self, images: Tensor, labels: Tensor | Sequence[int] | None = None
-    ) -> list[Tensor]:
+    def encode(self, images: Tensor, labels: Tensor | Sequence[int] | None = None) -> list[Tensor]:
         """Every stage's noise, base first, each of its stage's image shape (bin centres)."""
         labels = self._needed_labels(labels, len(images))
         noises, low = [], None
@@ -233,7 +231,7 @@ class Cascade:
         labels = torch.as_tensor(labels, dtype=torch.int64)
         if labels.shape != (count,):
             raise InputError(f"{count} images need {count} labels, got {tuple(labels.shape)}")
-        if count and not (0 <= labels.min() and labels.max() < self.classes):
+        if count and not (labels.min() >= 0 and labels.max() < self.classes):
             raise InputError(f"labels must lie in 0..{self.classes - 1}, got {labels.unique()}")
         return labels
 

@@ -109,7 +109,7 @@ PATCH = 64
 
 
 def _photos(split: str, root: str) -> ArrayImages:
-    """64×64 patches, half overlapping, of scikit-image's photographs; a photograph is in one split."""
+    """64×64 patches, half overlapping, of scikit-image's photographs; each is in one split."""
     names = {
         **PHOTOGRAPHS,
         "trainval": PHOTOGRAPHS["train"] + PHOTOGRAPHS["validation"],
@@ -141,9 +141,11 @@ def _torchvision(name: str, class_name: str) -> Callable[[str, str], ArrayImages
         from torchvision import datasets
 
         held_out = split == "test"
-        which = {"split": "test" if held_out else "train"} if name == "svhn" else {
-            "train": not held_out
-        }
+        which = (
+            {"split": "test" if held_out else "train"}
+            if name == "svhn"
+            else {"train": not held_out}
+        )
         kind = getattr(datasets, class_name)
         found = _downloaded(lambda: kind(root, download=True, **which), name, root)
         pixels = torch.as_tensor(found.data)

@@ -141,8 +141,8 @@ def open_folder(
     if len(shapes) > 1:
         (a, first), (b, second) = list(shapes.items())[:2]
         raise InputError(
-            f"images of different sizes: {first.name} is {a[1]}x{a[2]}, {second.name} {b[1]}x{b[2]};"
-            " pass --resize N (data.resize=N)"
+            f"images of different sizes: {first.name} is {a[1]}x{a[2]}, "
+            f"{second.name} {b[1]}x{b[2]}; pass --resize N (data.resize=N)"
         )
     parents = [file.parent.relative_to(folder).as_posix() for file in good]
     classes = sorted(set(parents)) if "." not in parents else []
@@ -155,7 +155,7 @@ def open_npz(file: Path, channels: int) -> ArrayImages:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             images = arrays["images"]
-            labels = arrays["labels"] if "labels" in arrays else None
+            labels = arrays.get("labels", None)
             classes = [str(c) for c in arrays["classes"]] if "classes" in arrays else []
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise InputError(f"cannot read {file}: {error}; it needs an array 'images'") from None

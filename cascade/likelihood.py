@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def compose(columns: Sequence[Tensor], labels: Tensor | None) -> tuple[Tensor, T
 def consistency(images: Sequence[Tensor], bits: int = 8) -> list[dict[str, float]]:
     """How far D(sample_i) is from sample_{i−1}: mean and worst in grey levels, share exact."""
     found = []
-    for low, high in zip(images, images[1:], strict=False):
+    for low, high in itertools.pairwise(images):
         distance = (halve(high, bits).int() - low.int()).abs().double()
         found.append(
             {

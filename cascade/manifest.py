@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def check_order(stages: Sequence[Stage]) -> None:
             f"the first stage must be a Glow; {base.name} is an SRFlow and needs "
             f"a {base.size // 2}x{base.size // 2} stage before it"
         )
-    for previous, stage in zip(stages, stages[1:], strict=False):
+    for previous, stage in itertools.pairwise(stages):
         if not stage.conditional:
             raise InputError(f"stage {stage.name} is a Glow; only the first stage may be one")
         if stage.size != 2 * previous.size:
@@ -83,7 +84,7 @@ def register(folder: Path) -> str:
     names = sorted(configs, key=lambda name: configs[name].data.size)
     sizes = [configs[name].data.size for name in names]
     kinds = [configs[name].model.kind for name in names]
-    chain = all(b == 2 * a for a, b in zip(sizes, sizes[1:], strict=False))
+    chain = all(b == 2 * a for a, b in itertools.pairwise(sizes))
     if not chain or kinds != ["glow", *["srflow"] * (len(kinds) - 1)]:
         return f"{parent / MANIFEST} left as it is: {', '.join(names)} do not form one chain"
     with whole(parent / MANIFEST) as aside:

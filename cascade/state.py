@@ -21,9 +21,7 @@ def save_state(
     write_tensors({**tensors, "step/": torch.tensor(step)}, file)
 
 
-def load_state(
-    file: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer
-) -> int:
+def load_state(file: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
     """Read what `save_state` wrote into the same modules and optimiser; returns the step.
 
     Raises `InputError` where the file is damaged or of another architecture.
@@ -32,7 +30,9 @@ def load_state(
     for key, value in read_tensors(file).items():
         part, _, name = key.partition("/")
         if part not in parts:
-            raise InputError(f"{file} holds a {part} that this configuration has not; use another out=")
+            raise InputError(
+                f"{file} holds a {part} that this configuration has not; use another out="
+            )
         parts[part][name] = value
     for name, module in modules.items():
         load_weights(module, parts[name], file)

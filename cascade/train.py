@@ -44,7 +44,9 @@ class Trainer:
                 f"train.batch_size={train.batch_size} does not divide among {processes} processes"
             )
         device = self.accelerator.device
-        self.batches = Batches(open_stage_images(config, config.data.split), config, rank, processes)
+        self.batches = Batches(
+            open_stage_images(config, config.data.split), config, rank, processes
+        )
         self.held_out = HeldOut(config, device)
 
         torch.manual_seed(config.seed)

@@ -130,7 +130,7 @@ class OnHalf(Bijection):
 
 
 def peel(z: Tensor, levels: int) -> tuple[Tensor, list[Tensor]]:
-    """Take shape-preserved noise apart: the coarsest latent, and the dropped halves finest first."""
+    """Take shape-preserved noise apart: the coarsest latent, the dropped halves finest first."""
     dropped = []
     for _ in range(levels - 1):
         z, rest = halves(squeeze(z))

@@ -114,9 +114,7 @@ class Flow(nn.Module):
         nats = log_normal(whitened) + sum(map(log_normal, rest)) + log_det + change
         return nats, self.readout(top.flatten(1))
 
-    def log_prob(
-        self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None
-    ) -> Tensor:
+    def log_prob(self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None) -> Tensor:
         """log p(x | low, label) in nats, (B,)."""
         return self.score(x, low, label)[0]
 

@@ -35,7 +35,9 @@ def use_all_cores() -> None:
 def add_cascade_arguments(parser: argparse.ArgumentParser) -> None:
     """The cascade to read, and how to run it."""
     parser.add_argument("run", help="a cascade folder, or the folder of one stage")
-    parser.add_argument("--stages", help="its stages, base first, in place of cascade.yaml's: a,b,c")
+    parser.add_argument(
+        "--stages", help="its stages, base first, in place of cascade.yaml's: a,b,c"
+    )
     parser.add_argument("--batch", type=positive, default=128, help="images held at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cpu, cuda, ...; a GPU where there is one")

@@ -55,7 +55,9 @@ def parse() -> argparse.Namespace:
     cli.add_cascade_arguments(parser)
     parser.add_argument("--data", required=True, help="data set, folder of images, or .npz")
     parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument("--limit", type=cli.positive, help="score this many images, drawn by chance")
+    parser.add_argument(
+        "--limit", type=cli.positive, help="score this many images, drawn by chance"
+    )
     parser.add_argument("--samples", type=cli.positive, default=1, help="dequantisation samples K")
     parser.add_argument("--label-mode", choices=("given", "marginal"), default="marginal")
     parser.add_argument("--resize", type=cli.positive, help="bring a folder's images to this side")

@@ -70,7 +70,9 @@ def temperatures(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--temperature takes numbers such as 0.8 or 0.9,0.8, got {text}") from None
+        raise InputError(
+            f"--temperature takes numbers such as 0.8 or 0.9,0.8, got {text}"
+        ) from None
 
 
 def class_rows(cascade: Cascade, classes: str | None, num: int) -> Tensor | None:

@@ -1,0 +1,26 @@
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/mnist5k
+DATA := mnist5k
+
+.PHONY: demo test lint
+
+demo: .venv/installed
+	$(BIN)/accelerate launch tools/train.py configs/$(DATA)/glow8.yaml
+	$(BIN)/accelerate launch tools/train.py configs/$(DATA)/srf16.yaml
+	$(BIN)/accelerate launch tools/train.py configs/$(DATA)/srf32.yaml
+	$(BIN)/python tools/sample.py $(RUN) --num 100 --out demo/samples.png --force
+	$(BIN)/python tools/likelihood.py $(RUN) --data $(DATA) --split test --json demo/likelihood.json --force
+	@echo "demo/samples.png shows the samples, demo/likelihood.json holds the figures"
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
