@@ -42,8 +42,7 @@ def pyramid(image: Tensor, levels: int, bits: int = 8) -> list[Tensor]:
 
 def halve_to(image: Tensor, size: int, bits: int = 8) -> Tensor:
     """Halve until the height is ``size``; `InputError` where no number of halvings leads there."""
-    while image.shape[-2] > size:
-        image = halve(image, bits)
-    if image.shape[-2] != size:
+    halvings = (image.shape[-2] // size).bit_length() - 1
+    if image.shape[-2] != size << max(halvings, 0):
         raise InputError(f"images of height {image.shape[-2]} cannot be halved to {size}")
-    return image
+    return pyramid(image, halvings + 1, bits)[0]

@@ -47,7 +47,7 @@ def main() -> None:
     if args.json:
         with whole(args.json) as aside:
             aside.write_text(json.dumps(result(scored, source, args), indent=2) + "\n")
-    show(scored, args)
+    show(scored, source, args)
 
 
 def parse() -> argparse.Namespace:
@@ -143,7 +143,7 @@ def write_csv(scored: Scored, file: str) -> None:
             writer.writerow([index, label, *nats, sum(nats), bpd])
 
 
-def show(scored: Scored, args: argparse.Namespace) -> None:
+def show(scored: Scored, source: ImageSource, args: argparse.Namespace) -> None:
     report, say = scored.report, cli.console.print
     table = Table("stage", "nats", "own bits/dim", "share", title=f"{args.data}, {args.split}")
     for column in table.columns[1:]:
@@ -164,6 +164,9 @@ def show(scored: Scored, args: argparse.Namespace) -> None:
     accuracy = None if scored.labels is None else report.accuracy(scored.labels)
     if accuracy is not None:
         say(f"accuracy of the most likely class: {accuracy:.1%}", highlight=False)
+    skipped = getattr(source, "skipped", 0)
+    if skipped:
+        say(f"{skipped} unreadable image{'s' * (skipped > 1)} left out", highlight=False)
     sizes = ", ".join(f"{name} {size.mean():.3f}" for name, size in scored.files.items())
     say(f"the same images as lossless files, bits/dim: {sizes}", highlight=False)
     for pair, found in zip(report.names[1:], report.consistency, strict=True):

@@ -1,0 +1,179 @@
+"""The cascade as a user holds it, on a small one trained on real digits."""
+
+import shutil
+
+import pytest
+import torch
+
+from cascade import Cascade, InputError
+from cascade.chain import CHUNK
+from cascade.data import open_images
+from cascade.pyramid import halve, halve_to
+from cascade.stage import read_tensors, write_tensors
+
+
+@pytest.fixture(scope="module")
+def cascade(digits) -> Cascade:
+    return Cascade.load(digits)
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[torch.Tensor, torch.Tensor]:
+    source = open_images("mnist5k", "test", 1)
+    chosen = torch.arange(0, 500, 5)
+    return halve_to(source.read(chosen), 16), source.labels[chosen]
+
+
+def test_round_trip_is_exact(cascade, images):
+    x, labels = images
+    noises = cascade.encode(x, labels)
+    assert [tuple(z.shape) for z in noises] == [(100, 1, 8, 8), (100, 1, 16, 16)]
+    assert torch.equal(cascade.decode(noises, labels), x)
+
+
+@pytest.mark.parametrize("kind", ["glow", "srflow"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_round_trip_is_exact_for_every_stage_kind(kind, channels):
+    from conftest import randomise
+
+    from cascade.dequantise import centre, quantise
+    from stages import glow, srflow
+
+    encoder = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
+    shape, options = (channels, 16, 16), {"levels": 3, "steps": 3, "width": 8, "squish": 0.5}
+    flow = glow(shape, **options) if kind == "glow" else srflow(shape, **options, **encoder)
+    flow = randomise(flow, 0.1).float()
+    x = torch.randint(0, 256, (20, *shape), dtype=torch.uint8)
+    low = None if kind == "glow" else centre(halve(x))
+    z, _ = flow.encode(centre(x), low)
+    assert torch.equal(quantise(flow.decode(z, low)), x)
+
+
+def test_likelihood_does_not_depend_on_batch_or_order(cascade, images):
+    x, labels = images
+    together = cascade.log_prob(x)
+    order = torch.randperm(len(x))
+    assert torch.equal(cascade.log_prob(x[order]), together[order])
+    for i in (0, 17, 99):
+        assert torch.equal(cascade.log_prob(x[i : i + 1]), together[i : i + 1])
+    assert torch.equal(
+        torch.cat(
+            [cascade.log_prob(part, y) for part, y in zip(x.split(7), labels.split(7), strict=True)]
+        ),
+        cascade.log_prob(x, labels),
+    )
+
+
+def test_samples_depend_on_seed_and_number_alone(cascade):
+    together = cascade.sample(CHUNK + 3, seed=5)
+    assert together.dtype == torch.uint8 and together.shape == (CHUNK + 3, 1, 16, 16)
+    assert torch.equal(cascade.draw(4, seed=5, first=CHUNK - 1).images[-1], together[-4:])
+    assert not torch.equal(cascade.sample(CHUNK + 3, seed=6), together)
+
+
+def test_temperature_scales_noise(cascade):
+    means = [cascade.sample(6, labels=[3] * 6, temperature=0.0, seed=s) for s in (0, 1)]
+    assert torch.equal(*means) and (means[0] == means[0][:1]).all()
+    per_stage = cascade.sample(6, temperature=[0.0, 1.0])
+    assert not torch.equal(per_stage, cascade.sample(6, temperature=[0.0, 0.5]))
+    with pytest.raises(InputError, match="3 temperatures for 2 stages"):
+        cascade.sample(1, temperature=[1, 1, 1])
+
+
+def test_labels_change_samples_and_likelihood(cascade, images):
+    x, labels = images
+    assert not torch.equal(cascade.sample(4, labels=[0] * 4), cascade.sample(4, labels=[1] * 4))
+    assert not torch.equal(cascade.log_prob(x, labels), cascade.log_prob(x, (labels + 1) % 10))
+    marginal = cascade.log_prob(x)
+    given = cascade.log_prob(x, labels) - torch.tensor(10.0).log()
+    assert (marginal >= given).all()
+
+
+def test_report(cascade, images):
+    x, labels = images
+    report = cascade.likelihood(x, labels)
+    assert sum(stage["share"] for stage in report.stages) == pytest.approx(report.bpd)
+    assert torch.equal(report.nats.sum(1), cascade.log_prob(x, labels))
+    assert report.consistency[0]["mean"] > 0
+    assert cascade.likelihood(x).accuracy(labels) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([10, 0], "must lie in 0..9"),
+        ([-1, 0], "must lie in 0..9"),
+        ([1], "2 images need 2 labels"),
+    ],
+)
+def test_bad_labels(cascade, labels, message):
+    with pytest.raises(InputError, match=message):
+        cascade.sample(2, labels=labels)
+
+
+def test_bad_images(cascade):
+    with pytest.raises(InputError, match="uint8 images of shape"):
+        cascade.log_prob(torch.rand(2, 1, 16, 16))
+    with pytest.raises(InputError, match="uint8 images of shape"):
+        cascade.log_prob(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(InputError, match="give labels"):
+        cascade.encode(torch.zeros(2, 1, 16, 16, dtype=torch.uint8))
+
+
+def test_a_stage_alone_and_stages_by_name(digits, cascade, images):
+    base = Cascade.load(digits / "glow8")
+    x = halve(images[0])
+    nats = cascade.score(images[0], images[1])[0]
+    assert torch.equal(base.log_prob(x, images[1]), nats[:, 0])
+    assert [s.name for s in Cascade.load(digits, ["glow8", "srf16"]).stages] == ["glow8", "srf16"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ("[srf16, glow8]", "first stage must be a Glow; srf16"),
+        ("[glow8, glow8]", "only the first stage may be one"),
+        ("[srf16]", "needs a 8x8 stage before it"),
+        ("[glow8, srf99]", "no stage folder"),
+        ("7", "must hold 'stages: "),
+    ],
+)
+def test_broken_cascades(digits, tmp_path, stages, message):
+    shutil.copytree(digits, tmp_path / "run")
+    (tmp_path / "run" / "cascade.yaml").write_text(f"stages: {stages}\n")
+    with pytest.raises(InputError, match=message):
+        Cascade.load(tmp_path / "run")
+
+
+def test_stages_that_skip_a_size(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "run")
+    config = tmp_path / "run" / "srf16" / "config.yaml"
+    config.write_text(config.read_text().replace("size: 16", "size: 32"))
+    with pytest.raises(InputError, match="wrong order|another architecture"):
+        Cascade.load(tmp_path / "run")
+
+
+def test_weights_that_are_not_weights(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "run")
+    weights = tmp_path / "run" / "glow8" / "model.safetensors"
+    torch.save({"x": torch.zeros(1)}, weights)
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        Cascade.load(tmp_path / "run")
+    tensors = read_tensors(digits / "srf16" / "model.safetensors")
+    write_tensors(tensors, weights)
+    with pytest.raises(InputError, match="another architecture"):
+        Cascade.load(tmp_path / "run")
+
+
+def test_fewer_bits_round_trip(tmp_path):
+    from conftest import ROOT, TINY, run_tool
+
+    config = ROOT / "configs" / "mnist5k" / "glow8.yaml"
+    done = run_tool(
+        "tools/train.py", config, f"out={tmp_path / 'glow8'}", *TINY, "data.bits=3", "train.steps=2"
+    )
+    assert done.returncode == 0, done.stderr
+    cascade = Cascade.load(tmp_path / "glow8")
+    x, labels = cascade.sample(8), torch.arange(8) % 10
+    assert torch.equal(cascade.decode(cascade.encode(x, labels), labels), x)
+    assert len(x.unique()) <= 8

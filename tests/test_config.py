@@ -1,0 +1,105 @@
+"""Configurations: typos are errors, every shipped one builds and takes a training step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from cascade.config import load_config, save_config
+from cascade.optimise import averaged, learning_rate, optimiser
+from cascade.stage import build
+from cascade.train import classification
+from cascade.watch import density_bpd
+from stages import InputError, StageLoss, initialise
+
+CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
+GLOW8 = ROOT / "configs" / "mnist5k" / "glow8.yaml"
+THINNER = {"glow": ["model.steps=1"], "srflow": ["model.steps=1", "model.encoder_blocks=2"]}
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_shipped_config_builds_and_takes_a_step(path, classes):
+    kind = load_config(path).model.kind
+    config = load_config(path, [*THINNER[kind], f"model.classes={classes}"])
+    loss = StageLoss(build(config))
+    high = torch.rand(2, *loss.flow.shape) - 0.5
+    low = torch.rand(2, loss.flow.shape[0], config.data.size // 2, config.data.size // 2) - 0.5
+    label = torch.tensor([0, 1]) if classes else None
+    initialise(loss, high, low, label)
+    optimizer = optimiser(loss, config.train)
+    before = [p.detach().clone() for p in loss.parameters()]
+    nats, logits = loss(high, low, label)
+    bpd = density_bpd(nats, high, config.data.bits).mean()
+    (bpd + 0.01 * classification(logits, label, config.model.class_loss)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in loss.parameters())
+    optimizer.step()
+    assert any(not torch.equal(a, p) for a, p in zip(before, loss.parameters(), strict=True))
+
+
+def test_thesis_sizes():
+    glow = load_config(ROOT / "configs" / "cifar10" / "glow8.yaml")
+    assert (glow.model.levels, glow.model.steps, glow.model.width) == (3, 32, 512)
+    assert (glow.train.lr, glow.train.betas, glow.train.weight_decay) == (5e-4, [0.9, 0.999], 5e-5)
+    srf = load_config(ROOT / "configs" / "celeba" / "srf64.yaml")
+    assert (srf.model.levels, srf.model.steps, srf.model.width) == (4, 16, 64)
+    assert (srf.model.squish, srf.model.encoder_blocks, srf.model.residual) == (0.5, 23, False)
+    encoder = build(load_config(ROOT / "configs" / "cifar10" / "srf16.yaml")).encoder
+    assert encoder.taps == [1, 8, 15, 22] and encoder.channels == 320
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.widht=3", "no setting model.widht; did you mean model.width"),
+        ("batch_size=3", "no setting batch_size; did you mean batch_size"),
+        ("model.residual=true", "a glow stage has no setting model.residual"),
+        ("train.steps=many", "could not be converted to Integer"),
+        ("model.kind=gan", "model.kind must be one of glow, srflow"),
+        ("train.optimizer=sgd", "train.optimizer must be one of adamax, adam"),
+        ("data.bits=9", "data.bits must be at most 8"),
+        ("train.batch_size=0", "train.batch_size must be at least 1"),
+        ("steps", "not of the form key=value"),
+    ],
+)
+def test_bad_settings(override, message):
+    with pytest.raises(InputError, match=message):
+        load_config(GLOW8, [override])
+
+
+def test_missing_file_and_missing_value(tmp_path):
+    with pytest.raises(InputError, match="no configuration file"):
+        load_config(tmp_path / "none.yaml")
+    incomplete = tmp_path / "a.yaml"
+    incomplete.write_text("out: x\nmodel: {kind: glow}\n")
+    with pytest.raises(InputError, match="is not set"):
+        load_config(incomplete)
+
+
+def test_saved_config_is_whole(tmp_path):
+    config = load_config(GLOW8, ["model.squish=0.25"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert "weight_decay" in Path(tmp_path / "config.yaml").read_text()
+
+
+def test_learning_rate():
+    halve = load_config(ROOT / "configs" / "cifar10" / "srf16.yaml").train
+    assert learning_rate(0, halve) == pytest.approx(halve.lr / halve.warmup)
+    assert learning_rate(99_999, halve) == halve.lr
+    assert learning_rate(195_000, halve) == halve.lr / 16
+    cosine = load_config(GLOW8, ["train.schedule=cosine", "train.warmup=0"]).train
+    assert learning_rate(0, cosine) == cosine.lr
+    assert learning_rate(cosine.steps, cosine) == pytest.approx(0, abs=1e-9)
+
+
+def test_average_of_weights_copies_buffers():
+    module = torch.nn.BatchNorm1d(2)
+    average = averaged(module, 0.5)
+    for value in (1.0, 2.0, 4.0):
+        module.weight.data.fill_(value)
+        module.running_mean.fill_(value)
+        average.update_parameters(module)
+    assert average.module.running_mean[0] == 4.0
+    assert 1.0 < average.module.weight[0].item() < 4.0

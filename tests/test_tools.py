@@ -1,0 +1,136 @@
+"""The command line, run as a user runs it."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_tool
+from PIL import Image
+
+from cascade import Cascade
+from cascade.codecs import file_bpd
+from cascade.data import open_images
+from cascade.pyramid import halve_to
+
+
+def test_sample(digits, tmp_path):
+    grid, npz, report = tmp_path / "g.png", tmp_path / "s.npz", tmp_path / "r.json"
+    command = [
+        "tools/sample.py",
+        digits,
+        "--num",
+        20,
+        "--out",
+        grid,
+        "--npz",
+        npz,
+        "--json",
+        report,
+    ]
+    done = run_tool(*command)
+    assert done.returncode == 0, done.stderr
+    assert "images/s" in done.stdout and "0 not finite" in done.stdout
+    arrays = np.load(npz)
+    assert arrays["images"].shape == (20, 16, 16, 1) and arrays["images"].dtype == np.uint8
+    assert arrays["labels"].tolist() == [i // 2 for i in range(20)]
+    assert json.loads(report.read_text())["not_finite"] == 0
+    picture = Image.open(grid)
+    assert picture.width >= 160 and picture.height > picture.width  # ten rows of two
+    again = run_tool(*command)
+    assert again.returncode == 2 and "--force" in again.stderr
+    before = grid.read_bytes()
+    other = run_tool(*command, "--force", "--batch", 7)
+    assert other.returncode == 0 and grid.read_bytes() == before
+    assert np.array_equal(np.load(npz)["images"], arrays["images"])
+
+
+def test_sample_of_chosen_classes(digits, tmp_path):
+    npz = tmp_path / "s.npz"
+    done = run_tool(
+        "tools/sample.py", digits, "--num", 6, "--classes", "3,7", "--temperature", "0.9,0.8",
+        "--seed", 4, "--out", tmp_path / "g.png", "--npz", npz,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    arrays = np.load(npz)
+    assert arrays["labels"].tolist() == [3, 3, 3, 7, 7, 7]
+    expected = Cascade.load(digits).sample(6, [3, 3, 3, 7, 7, 7], [0.9, 0.8], seed=4)
+    assert np.array_equal(arrays["images"], expected.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("mode", ["given", "marginal"])
+def test_likelihood(digits, tmp_path, mode):
+    table, report = tmp_path / "t.csv", tmp_path / "r.json"
+    done = run_tool(
+        "tools/likelihood.py", digits, "--data", "mnist5k", "--limit", 40, "--label-mode", mode,
+        "--csv", table, "--json", report,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    words = " ".join(done.stdout.split())
+    assert "lower bound on log P(image)" in words and "grey levels" in words and "WebP" in words
+    found = json.loads(report.read_text())
+    rows = list(csv.DictReader(table.open()))
+    assert found["images"] == len(rows) == 40
+    assert list(rows[0]) == ["index", "label", "nats_glow8", "nats_srf16", "nats", "bpd"]
+    assert sum(s["share"] for s in found["stages"]) == pytest.approx(found["bpd"])
+    assert np.mean([float(r["bpd"]) for r in rows]) == pytest.approx(found["bpd"])
+    source = open_images("mnist5k", "test", 1)
+    index = torch.tensor([int(r["index"]) for r in rows])
+    images, labels = halve_to(source.read(index), 16), source.labels[index]
+    nats = Cascade.load(digits).log_prob(images, labels if mode == "given" else None)
+    assert [float(r["nats"]) for r in rows] == pytest.approx(nats.tolist(), rel=1e-12)
+    bits = -nats.mean().item() / (256 * math.log(2))
+    assert found["bpd"] == pytest.approx(bits)
+
+
+def test_file_sizes():
+    images = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    assert (file_bpd(images, "PNG") < 1).all() and (file_bpd(images, "WebP") < 1).all()
+    noise = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert (file_bpd(noise, "PNG") > 8).all()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((16, 16), 40 * i, dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_folder_with_a_truncated_image(digits, pictures):
+    command = ["tools/likelihood.py", digits, "--data", pictures, "--split", "all"]
+    file = pictures / "2.png"
+    file.write_bytes(file.read_bytes()[:40])
+    done = run_tool(*command)
+    assert done.returncode == 2 and "2.png" in done.stderr and done.stderr.count("\n") == 1
+    done = run_tool(*command, "--skip-bad")
+    assert done.returncode == 0, done.stderr
+    assert "1 unreadable image left out" in done.stdout and "over 3 images" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["RUNS/none", "--data", "mnist5k"], "no run folder"),
+        (["RUN", "--data", "imagenet"], "unknown data set 'imagenet'"),
+        (["RUN", "--data", "EMPTY"], "holds no images"),
+        (["RUN", "--data", "digits"], "stage srf16 expects 16x16 images"),
+        (["RUN", "--stages", "srf16,glow8", "--data", "mnist5k"], "first stage must be a Glow"),
+    ],
+)
+def test_errors_are_one_line_and_code_two(digits, tmp_path, words, message):
+    (tmp_path / "empty").mkdir()
+    names = {"RUN": digits, "EMPTY": tmp_path / "empty", "RUNS/none": tmp_path / "none"}
+    done = run_tool("tools/likelihood.py", *(names.get(w, w) for w in words))
+    assert done.returncode == 2
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_bad_classes(digits, tmp_path):
+    done = run_tool("tools/sample.py", digits, "--classes", "12", "--out", tmp_path / "g.png")
+    assert done.returncode == 2 and "labels must lie in 0..9" in done.stderr
+    assert not (tmp_path / "g.png").exists()
