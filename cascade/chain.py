@@ -13,7 +13,7 @@ from torch import Tensor
 from cascade.dequantise import centre, expand_bits, quantise, reduce_bits
 from cascade.likelihood import Report, class_columns, compose, consistency
 from cascade.manifest import check_order, stage_folders
-from cascade.pyramid import pyramid
+from cascade.pyramid import halve_to, pyramid
 from cascade.seeds import sample_noise
 from cascade.stage import Stage, load_stage
 from stages import Flow, InputError
@@ -57,7 +57,7 @@ class Cascade:
     """
 
     def __init__(self, stages: Sequence[Stage]):
-        check_order(stages)
+        check_order([(stage.name, stage.config) for stage in stages])
         self.stages = list(stages)
         self.classes = max(stage.classes for stage in stages)
         self.bits = stages[0].config.data.bits
@@ -102,6 +102,8 @@ class Cascade:
         Without ``labels`` a conditional cascade takes the classes in turn. A sample depends on its
         seed, number, label and temperature alone.
         """
+        if num < 1:
+            raise InputError(f"draw at least one sample, not {num}")
         temperatures = self._temperatures(temperature)
         if labels is None and self.classes:
             labels = torch.arange(first, first + num) % self.classes
@@ -136,7 +138,15 @@ class Cascade:
         ``samples`` importance samples tighten the dequantisation bound of every stage.
         """
         nats, posterior = self.score(images, labels, samples, seed)
-        return self.report(nats, posterior)
+        return self.report(nats, posterior, seed)
+
+    def fit(self, images: Tensor) -> Tensor:
+        """Larger uint8 images (N, C, H, W) brought to the cascade's size by its own pyramid.
+
+        Reduced to the cascade's bits first, as in training. Raises `InputError` for other sizes.
+        """
+        halved = halve_to(reduce_bits(images, self.bits), self.shape[1], self.bits)
+        return expand_bits(halved, self.bits)
 
     @torch.no_grad()
     def score(
@@ -165,6 +175,7 @@ class Cascade:
             nats,
             posterior,
             consistency(images, self.bits),
+            self.bits,
         )
 
     @torch.no_grad()
@@ -204,13 +215,14 @@ class Cascade:
         inputs = [x.to(weight), low]
         if labels is not None:
             inputs.append(labels.to(weight.device))
-        return in_chunks(function, *inputs).cpu()
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            return in_chunks(function, *inputs).cpu()
 
     def _levels(self, images: Tensor) -> list[Tensor]:
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != tuple(self.shape):
-            expected = "x".join(map(str, self.shape))
+        wrong = images.dtype != torch.uint8 or tuple(images.shape[1:]) != tuple(self.shape)
+        if wrong or not len(images):
             raise InputError(
-                f"this cascade takes uint8 images of shape (N, {expected}), "
+                f"this cascade takes uint8 images (N, {', '.join(map(str, self.shape))}), "
                 f"got {images.dtype} {tuple(images.shape)}"
             )
         return pyramid(reduce_bits(images.cpu(), self.bits), len(self.stages), self.bits)
@@ -219,8 +231,8 @@ class Cascade:
         given = [temperature] if isinstance(temperature, int | float) else list(temperature)
         if len(given) not in (1, len(self.stages)):
             raise InputError(f"{len(given)} temperatures for {len(self.stages)} stages")
-        if min(given) < 0:
-            raise InputError(f"a temperature cannot be negative, got {min(given)}")
+        if not all(t >= 0 for t in given):
+            raise InputError(f"a temperature is a number not below 0, got {given}")
         return given * len(self.stages) if len(given) == 1 else given
 
     def _labels(self, labels: Tensor | Sequence[int] | None, count: int) -> Tensor | None:
@@ -232,7 +244,8 @@ class Cascade:
         if labels.shape != (count,):
             raise InputError(f"{count} images need {count} labels, got {tuple(labels.shape)}")
         if count and not (labels.min() >= 0 and labels.max() < self.classes):
-            raise InputError(f"labels must lie in 0..{self.classes - 1}, got {labels.unique()}")
+            found = f"{int(labels.min())}..{int(labels.max())}"
+            raise InputError(f"labels must lie in 0..{self.classes - 1}, got {found}")
         return labels
 
     def _needed_labels(self, labels: Tensor | Sequence[int] | None, count: int) -> Tensor | None:

@@ -26,6 +26,7 @@ class Data:
     resize: int | None = None  # shorter side of a folder's images is brought to this, then cropped
     skip_bad: bool = False  # leave unreadable images out, and say how many
     root: str = "data"  # where downloads go
+    classes: list[str] = field(default_factory=list)  # their names, filled in by training
 
 
 @dataclass
@@ -104,6 +105,32 @@ CHOICES = {
     "train.precision": ("no", "bf16"),
     "train.resume": ("auto", "never"),
 }
+RESUMED_AS_IT_WAS = {
+    "": ["seed"],
+    "data": ["name", "size", "channels", "split", "bits", "flip", "resize", "classes"],
+    "model": [],  # all of it
+    "train": ["batch_size", "optimizer"],
+}
+LEAST = {
+    "data.size": 1,
+    "data.bits": 1,
+    "data.resize": 1,
+    "model.levels": 1,
+    "model.steps": 1,
+    "model.width": 1,
+    "model.classes": 0,
+    "model.transition_steps": 0,
+    "model.encoder_features": 1,
+    "model.encoder_growth": 1,
+    "model.encoder_blocks": 1,
+    "train.steps": 0,
+    "train.batch_size": 1,
+    "train.log_every": 1,
+    "train.save_every": 1,
+    "train.sample_every": 1,
+    "train.init_images": 1,
+    "train.validate_images": 0,
+}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
@@ -118,7 +145,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
     try:
         given = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
         kind = OmegaConf.select(given, "model.kind")
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(f"{path}: model.kind must be one of {', '.join(KINDS)}, got {kind!r}")
         schema = OmegaConf.structured(StageConfig(model=KINDS[kind]()))
         config = OmegaConf.to_object(OmegaConf.merge(schema, given))
@@ -126,7 +153,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
         raise InputError(f"no configuration file {path}") from None
     except (ConfigKeyError, MissingMandatoryValue) as error:
         raise InputError(f"{path}: {_explain(error, kind)}") from None
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError) as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
     check(config)
     return config
@@ -138,33 +165,44 @@ def save_config(config: StageConfig, path: Path) -> None:
         OmegaConf.save(OmegaConf.structured(config), aside)
 
 
+def check_resumable(old: StageConfig, new: StageConfig) -> None:
+    """Raise `InputError` where a stage's saved state is of another model, data set or optimiser."""
+    for section, keys in RESUMED_AS_IT_WAS.items():
+        before, now = (getattr(c, section) if section else c for c in (old, new))
+        for key in keys or [item.name for item in fields(now)]:
+            if getattr(before, key, None) != getattr(now, key):
+                name = f"{section}.{key}" if section else key
+                raise InputError(
+                    f"{new.out} was trained with {name}={getattr(before, key, None)}, now it is "
+                    f"{getattr(now, key)}; use another out=, or --force to start anew"
+                )
+
+
 def check(config: StageConfig) -> None:
     """Raise `InputError` for values that cannot work, before any work starts."""
     for key, allowed in CHOICES.items():
         value = OmegaConf.select(OmegaConf.structured(config), key)
         if value not in allowed:
             raise InputError(f"{key} must be one of {', '.join(allowed)}, got {value!r}")
-    for key, value, least in (
-        ("data.size", config.data.size, 1),
-        ("data.bits", config.data.bits, 1),
-        ("model.levels", config.model.levels, 1),
-        ("model.width", config.model.width, 1),
-        ("model.classes", config.model.classes, 0),
-        ("train.steps", config.train.steps, 0),
-        ("train.batch_size", config.train.batch_size, 1),
-        ("train.log_every", config.train.log_every, 1),
-        ("train.save_every", config.train.save_every, 1),
-        ("train.sample_every", config.train.sample_every, 1),
-        ("train.init_images", config.train.init_images, 1),
-    ):
-        if value < least:
+    for key, least in LEAST.items():
+        value = OmegaConf.select(OmegaConf.structured(config), key)
+        if value is not None and value < least:
             raise InputError(f"{key} must be at least {least}, got {value}")
-    if config.data.bits > 8:
-        raise InputError(f"data.bits must be at most 8, got {config.data.bits}")
-    if config.data.channels not in (1, 3):
-        raise InputError(f"data.channels must be 1 or 3, got {config.data.channels}")
-    if not 0 <= config.train.ema < 1:
-        raise InputError(f"train.ema must lie in [0, 1), got {config.train.ema}")
+    data, train = config.data, config.train
+    for key, fits, must in (
+        ("data.bits", data.bits <= 8, "be at most 8"),
+        ("data.channels", data.channels in (1, 3), "be 1 or 3"),
+        ("train.ema", 0 <= train.ema < 1, "lie in [0, 1)"),
+        ("train.lr", train.lr > 0, "be above 0"),
+        ("train.clip", train.clip > 0, "be above 0"),
+        (
+            "train.betas",
+            len(train.betas) == 2 and all(0 <= b < 1 for b in train.betas),
+            "be two numbers in [0, 1)",
+        ),
+    ):
+        if not fits:
+            raise InputError(f"{key} must {must}")
 
 
 def _explain(error: OmegaConfBaseException, kind: str) -> str:
@@ -172,9 +210,9 @@ def _explain(error: OmegaConfBaseException, kind: str) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{key} is not set"
     known = _keys(StageConfig(model=KINDS[kind]()))
-    close = difflib.get_close_matches(key, known, n=1) or difflib.get_close_matches(
-        key.split(".")[-1], [name.split(".")[-1] for name in known], n=1
-    )
+    leaves = {name.split(".")[-1]: name for name in known}
+    leaf = difflib.get_close_matches(key.split(".")[-1], leaves, n=1)
+    close = difflib.get_close_matches(key, known, n=1) or [leaves[name] for name in leaf]
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"a {kind} stage has no setting {key}{hint}"
 

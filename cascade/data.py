@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ def open_images(
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
     if name in BUILT_IN:
+        if resize:
+            raise InputError(f"resize is for folders and .npz files; {name} has a size of its own")
         source = BUILT_IN[name](split, root)
         if source.shape[0] != channels:
             raise InputError(
@@ -41,14 +44,21 @@ def open_images(
     path = Path(name)
     if path.is_dir():
         source = open_folder(path, channels, resize, skip_bad)
+        indices = part_by_name([file.relative_to(path).as_posix() for file in source.files], split)
     elif path.suffix == ".npz" and path.is_file():
-        source = open_npz(path, channels)
+        source = open_npz(path, channels, resize)
+        indices = part(len(source), source.labels, split)
     else:
         raise InputError(
             f"unknown data set {name!r}: neither a folder, nor an .npz, nor one of "
             + ", ".join(BUILT_IN)
         )
-    return source.subset(part(len(source), source.labels, split))
+    if not len(indices):
+        raise InputError(f"the {split} split of the {len(source)} images in {name} is empty")
+    return source.subset(indices)
+
+
+CUTS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "trainval": (0.0, 0.9), "test": (0.9, 1.0)}
 
 
 def part(count: int, labels: Tensor | None, split: str) -> Tensor:
@@ -63,14 +73,30 @@ def part(count: int, labels: Tensor | None, split: str) -> Tensor:
     for group in groups.unique().tolist():
         members = (groups == group).nonzero().flatten()
         order = members[torch.randperm(len(members), generator=generator("split", group))]
-        a, b = round(0.8 * len(order)), round(0.9 * len(order))
-        bounds = {"train": (0, a), "validation": (a, b), "trainval": (0, b), "test": (b, count)}
-        first, last = bounds[split]
+        first, last = (round(cut * len(order)) for cut in CUTS[split])
         chosen.append(order[first:last])
-    indices = torch.cat(chosen).sort().values
-    if not len(indices):
-        raise InputError(f"the {split} split of {count} images is empty; use --split all")
-    return indices
+    return torch.cat(chosen).sort().values
+
+
+def part_by_name(names: Sequence[str], split: str) -> Tensor:
+    """Indices of one split by the SHA-256 of each name, so that a new file moves no other."""
+    if split == "all":
+        return torch.arange(len(names))
+    first, last = CUTS[split]
+    places = [int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names]
+    return torch.tensor([i for i, p in enumerate(places) if first <= p < last], dtype=torch.int64)
+
+
+def labels_by_name(source: ImageSource, classes: Sequence[str]) -> Tensor | None:
+    """A source's labels as places in ``classes``, where both know their classes' names.
+
+    None where a class of the source is not among them; as they are where either has no names.
+    """
+    if source.labels is None or not source.classes or not classes:
+        return source.labels
+    if not set(source.classes) <= set(classes):
+        return None
+    return torch.tensor([list(classes).index(name) for name in source.classes])[source.labels]
 
 
 def _package(module: str, name: str) -> object:

@@ -19,7 +19,7 @@ def centre(image: Tensor, dtype: torch.dtype = torch.float32, bits: int = 8) -> 
 
 
 def quantise(y: Tensor, bits: int = 8) -> Tensor:
-    """The bin y lies in, clipped to 0..2ⁿ−1, as uint8; a value that is not a number becomes 0."""
+    """The bin y lies in, clipped to 0..2ⁿ−1, as uint8; what is not a number becomes mid-grey."""
     values = torch.floor((torch.nan_to_num(y) + 0.5) * 2**bits)
     return values.clamp(0, 2**bits - 1).to(torch.uint8)
 

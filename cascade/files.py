@@ -13,11 +13,14 @@ def whole(file: str | Path) -> Iterator[Path]:
     """A path aside to write to; on success it is flushed to disk and renamed to ``file``."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.part{file.suffix}")
+    aside = file.with_name(f".{file.stem}.{os.getpid()}.part{file.suffix}")
     try:
         yield aside
         with open(aside, "rb") as written:
             os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        aside.chmod(0o666 & ~umask)
         os.replace(aside, file)
     finally:
         aside.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -34,10 +35,6 @@ class ArrayImages:
     def read(self, indices: Tensor) -> Tensor:
         """The images at ``indices``, uint8 (B, C, H, W)."""
         return self.pixels[indices]
-
-    def name(self, index: int) -> str:
-        """What an image is called in a report."""
-        return str(index)
 
     def subset(self, indices: Tensor) -> ArrayImages:
         """The source that holds these images alone, in this order."""
@@ -72,10 +69,6 @@ class FileImages:
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"cannot read image {file}: {error}") from None
 
-    def name(self, index: int) -> str:
-        """What an image is called in a report."""
-        return str(self.files[index])
-
     def subset(self, indices: Tensor) -> FileImages:
         """The source that holds these images alone, in this order."""
         files = [self.files[i] for i in indices.tolist()]
@@ -96,12 +89,17 @@ def decode(file: Path, channels: int, resize: int | None, crop: int | None) -> T
             image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
         image = image.convert("L" if channels == 1 else "RGB")
     if resize:
-        image = ImageOps.fit(image, (resize, resize), Image.Resampling.BICUBIC)
+        image = fitted(image, resize)
     if crop:
         left, top = (image.width - crop) // 2, (image.height - crop) // 2
         image = image.crop((left, top, left + crop, top + crop))
     pixels = torch.from_numpy(np.array(image))
     return pixels.reshape(image.height, image.width, channels).permute(2, 0, 1)
+
+
+def fitted(image: Image.Image, size: int) -> Image.Image:
+    """The centre square of an image at a size, resampled by Pillow's antialiased bicubic."""
+    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
 
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -150,14 +148,13 @@ def open_folder(
     return FileImages(good, next(iter(shapes)), resize, None, labels, classes, len(problems))
 
 
-def open_npz(file: Path, channels: int) -> ArrayImages:
+def open_npz(file: Path, channels: int, resize: int | None = None) -> ArrayImages:
     """``images`` (N, H, W[, C]) uint8, and ``labels`` (N,) and ``classes`` where present."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            images = arrays["images"]
-            labels = arrays.get("labels", None)
-            classes = [str(c) for c in arrays["classes"]] if "classes" in arrays else []
-    except (OSError, ValueError, KeyError, EOFError) as error:
+            images, labels = arrays["images"], arrays.get("labels")
+            classes = [str(name) for name in arrays.get("classes", [])]
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
         raise InputError(f"cannot read {file}: {error}; it needs an array 'images'") from None
     if images.ndim == 3:
         images = images[..., None]
@@ -168,8 +165,23 @@ def open_npz(file: Path, channels: int) -> ArrayImages:
         )
     if images.shape[3] != channels:
         raise InputError(f"{file} has {images.shape[3]} channels, the stage {channels}")
+    if resize:
+        images = np.stack([_resized(image, resize) for image in images])
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    labels = None if labels is None else torch.from_numpy(labels.astype(np.int64))
-    if labels is not None and len(labels) != len(pixels):
-        raise InputError(f"{file} has {len(pixels)} images but {len(labels)} labels")
-    return ArrayImages(pixels, labels, classes)
+    return ArrayImages(pixels, _checked_labels(file, labels, len(pixels)), classes)
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+    return np.array(fitted(picture, size)).reshape(size, size, image.shape[2])
+
+
+def _checked_labels(file: Path, labels: np.ndarray | None, count: int) -> Tensor | None:
+    if labels is None:
+        return None
+    if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise InputError(
+            f"{file}: labels must be {count} whole numbers from 0, "
+            f"got {labels.dtype} {labels.shape}"
+        )
+    return torch.from_numpy(labels.astype(np.int64))

@@ -92,6 +92,7 @@ class Report:
     nats: Tensor
     posterior: Tensor | None
     consistency: list[dict[str, float]]
+    bits: int = 8
 
     @property
     def dimensions(self) -> int:

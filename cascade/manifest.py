@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from cascade.config import load_config
+from cascade.config import StageConfig, load_config
 from cascade.files import whole
-from cascade.stage import Stage
 from stages import InputError
 
 MANIFEST = "cascade.yaml"
@@ -47,46 +47,59 @@ def _listed(folder: Path) -> list[str]:
     return names
 
 
-def check_order(stages: Sequence[Stage]) -> None:
-    """Raise `InputError` unless the stages follow one another as a cascade."""
-    base = stages[0]
-    if base.conditional:
+def check_order(stages: Sequence[tuple[str, StageConfig]]) -> None:
+    """Raise `InputError` unless the stages (name, configuration) follow one another."""
+    first, base = stages[0]
+    if base.model.kind != "glow":
+        half = base.data.size // 2
         raise InputError(
-            f"the first stage must be a Glow; {base.name} is an SRFlow and needs "
-            f"a {base.size // 2}x{base.size // 2} stage before it"
+            f"the first stage must be a Glow; {first} is an SRFlow and needs "
+            f"a {half}x{half} stage before it"
         )
-    for previous, stage in itertools.pairwise(stages):
-        if not stage.conditional:
-            raise InputError(f"stage {stage.name} is a Glow; only the first stage may be one")
-        if stage.size != 2 * previous.size:
+    for (below, low), (name, high) in itertools.pairwise(stages):
+        if high.model.kind != "srflow":
+            raise InputError(f"stage {name} is a Glow; only the first stage may be one")
+        if high.data.size != 2 * low.data.size:
             raise InputError(
-                f"stages in the wrong order: {stage.name} ({stage.size}x{stage.size}) cannot "
-                f"follow {previous.name} ({previous.size}x{previous.size}); each must double"
+                f"stages in the wrong order: {name} ({high.data.size}x{high.data.size}) cannot "
+                f"follow {below} ({low.data.size}x{low.data.size}); each must double"
             )
         for what in ("channels", "bits"):
-            one, two = getattr(previous.config.data, what), getattr(stage.config.data, what)
+            one, two = getattr(low.data, what), getattr(high.data, what)
             if one != two:
-                raise InputError(f"{previous.name} has {one} {what}, {stage.name} {two}")
-    counts = {stage.classes for stage in stages if stage.classes}
+                raise InputError(f"{below} has {what}={one}, but {name} has {what}={two}")
+    counts = {config.model.classes for _, config in stages if config.model.classes}
     if len(counts) > 1:
         raise InputError(f"stages of one cascade differ in their number of classes: {counts}")
 
 
 def register(folder: Path) -> str:
-    """Bring `cascade.yaml` beside a finished stage up to date; says in one line what it did.
+    """Add a trained stage to the `cascade.yaml` beside it; says in one line what stands there.
 
-    Where the trained stages beside it form one chain, that chain is listed. Where they do not
-    (two bases, say), what stands is left alone: the choice is the user's.
+    The trained stages beside it are listed if they form one chain that holds every stage listed
+    before. Otherwise (two bases, say) what stands is left alone: the choice is the user's.
     """
-    parent = folder.resolve().parent
-    trained = [file.parent for file in parent.glob("*/model.safetensors")]
-    configs = {folder.name: load_config(folder / "config.yaml") for folder in trained}
-    names = sorted(configs, key=lambda name: configs[name].data.size)
-    sizes = [configs[name].data.size for name in names]
-    kinds = [configs[name].model.kind for name in names]
-    chain = all(b == 2 * a for a, b in itertools.pairwise(sizes))
-    if not chain or kinds != ["glow", *["srflow"] * (len(kinds) - 1)]:
-        return f"{parent / MANIFEST} left as it is: {', '.join(names)} do not form one chain"
-    with whole(parent / MANIFEST) as aside:
+    manifest = folder.resolve().parent / MANIFEST
+    listed = _listed(manifest.parent) if manifest.is_file() else []
+    if folder.resolve().name in listed:
+        return f"{manifest} lists {', '.join(listed)}"
+    configs = _trained_beside(manifest.parent)
+    stages = sorted(configs.items(), key=lambda stage: stage[1].data.size)
+    names = [name for name, _ in stages]
+    try:
+        check_order(stages)
+    except InputError as error:
+        return f"{manifest} is left alone: {error}"
+    if not set(listed) <= set(names):
+        return f"{manifest} is left alone: it lists {', '.join(listed)}"
+    with whole(manifest) as aside:
         OmegaConf.save({"stages": names}, aside)
-    return f"{parent / MANIFEST} lists {', '.join(names)}"
+    return f"{manifest} lists {', '.join(names)}"
+
+
+def _trained_beside(parent: Path) -> dict[str, StageConfig]:
+    found = {}
+    for weights in sorted(parent.glob("*/model.safetensors")):
+        with suppress(InputError):  # a folder of something else is nothing to us
+            found[weights.parent.name] = load_config(weights.parent / "config.yaml")
+    return found

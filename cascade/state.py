@@ -30,16 +30,16 @@ def load_state(file: Path, modules: dict[str, nn.Module], optimizer: torch.optim
     for key, value in read_tensors(file).items():
         part, _, name = key.partition("/")
         if part not in parts:
-            raise InputError(
-                f"{file} holds a {part} that this configuration has not; use another out="
-            )
+            raise InputError(f"{file} holds {part!r}, which this configuration has not")
         parts[part][name] = value
     for name, module in modules.items():
         load_weights(module, parts[name], file)
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in parts["optimizer"].items():
         index, _, name = key.partition("/")
-        moments.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
+        like = parameters[int(index)] if value.dim() else value
+        moments.setdefault(int(index), {})[name] = torch.empty_like(like).copy_(value)
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     return int(parts["step"][""])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,7 +15,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from cascade.batches import Batch, Batches
-from cascade.config import StageConfig, save_config
+from cascade.config import StageConfig, check_resumable, load_config, save_config
+from cascade.files import whole
 from cascade.manifest import register
 from cascade.optimise import averaged, learning_rate, optimiser
 from cascade.stage import build, write_tensors
@@ -33,6 +35,7 @@ class Trainer:
         self.config = config
         self.out = Path(config.out)
         self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),  # or several CPU processes do not find each other
             mixed_precision=train.precision,
             gradient_accumulation_steps=1,
             dynamo_backend="no",
@@ -44,10 +47,11 @@ class Trainer:
                 f"train.batch_size={train.batch_size} does not divide among {processes} processes"
             )
         device = self.accelerator.device
-        self.batches = Batches(
-            open_stage_images(config, config.data.split), config, rank, processes
-        )
-        self.held_out = HeldOut(config, device)
+        with self.accelerator.local_main_process_first():  # one process downloads
+            source = open_stage_images(config, config.data.split)
+            self.held_out = HeldOut(config, device)
+        config.data.classes = list(source.classes)
+        self.batches = Batches(source, config, rank, processes)
 
         torch.manual_seed(config.seed)
         loss = StageLoss(build(config)).to(device)
@@ -56,10 +60,22 @@ class Trainer:
         self.average = averaged(loss, train.ema) if train.ema else None
         self.loss, self.optimizer = self.accelerator.prepare(loss, optimiser(loss, train))
         self.step = 0
-        if train.resume == "auto" and self._state.is_file():
-            self.step = load_state(self._state, self._modules, self.optimizer)
+        if self._state.is_file():
+            self._resume()
         if self.accelerator.is_main_process:
             save_config(config, self.out / "config.yaml")
+
+    def _resume(self) -> None:
+        """Continue from the saved state, if it is of this configuration."""
+        if self.config.train.resume == "never":
+            raise InputError(f"{self.out} holds a trained stage; use another out=, or --force")
+        check_resumable(load_config(self.out / "config.yaml"), self.config)
+        self.step = load_state(self._state, self._modules, self.optimizer)
+        log = self.out / "metrics.jsonl"
+        if self.accelerator.is_main_process and log.is_file():
+            rows = log.read_text().splitlines(keepends=True)
+            with whole(log) as aside:  # rows after the last save will be written again
+                aside.write_text("".join(r for r in rows if json.loads(r)["step"] <= self.step))
 
     @property
     def _state(self) -> Path:
@@ -80,8 +96,15 @@ class Trainer:
 
         ``watch(step, metrics)`` is called on the first process whenever metrics are logged.
         """
-        train, signalled = self.config.train, _listen()
-        started, first = time.perf_counter(), self.step
+        with _signals() as signalled:
+            finished = self._loop(signalled, watch)
+        if not self._state.is_file():
+            self.save()
+        self.accelerator.end_training()
+        return finished
+
+    def _loop(self, signalled: Callable[[], bool], watch: Watch) -> bool:
+        train, first, started = self.config.train, self.step, time.perf_counter()
         for batch in self.batches.steps(self.step, train.steps):
             metrics = self._train_step(batch.to(self.accelerator.device))
             self.step += 1
@@ -97,8 +120,6 @@ class Trainer:
                 self.save()
             if stopping:
                 return False
-        self.save()
-        self.accelerator.end_training()
         return True
 
     def _train_step(self, batch: Batch) -> dict[str, Tensor | float]:
@@ -108,7 +129,9 @@ class Trainer:
             group["lr"] = rate
         nats, logits = self.loss(batch.high, batch.low, batch.label)
         bpd = density_bpd(nats, batch.high, self.config.data.bits).mean()
-        class_loss = classification(logits, batch.label, model.class_loss)
+        class_loss = bpd.new_zeros(())
+        if logits is not None:
+            class_loss = classification(logits, batch.label, model.class_loss)
         self.accelerator.backward(bpd + model.class_weight * class_loss)
         norm = self.accelerator.clip_grad_norm_(self.loss.parameters(), train.clip)
         self.optimizer.step()
@@ -123,12 +146,13 @@ class Trainer:
         }
 
     def _record(self, metrics: dict[str, Tensor | float], validating: bool, watch: Watch) -> None:
-        metrics["bpd"] = self.accelerator.reduce(metrics["bpd"], "mean")
+        for key in ("bpd", "class_loss"):
+            metrics[key] = self.accelerator.reduce(metrics[key], "mean")
         row = {"step": self.step, **{key: float(value) for key, value in metrics.items()}}
         if not self.accelerator.is_main_process:
             return
         if validating:
-            row["validation_bpd"] = self.held_out.bpd(self.flow)
+            row[f"{self.held_out.split}_bpd"] = self.held_out.bpd(self.flow)
         with open(self.out / "metrics.jsonl", "a") as log:
             log.write(json.dumps(row) + "\n")
         watch(self.step, row)
@@ -146,24 +170,27 @@ class Trainer:
     def save(self) -> None:
         """Write the weights to use and the state to resume from, each whole or not at all."""
         if self.accelerator.is_main_process:
-            save_state(self._state, self._modules, self.optimizer, self.step)
             write_tensors(self.flow.state_dict(), self.out / "model.safetensors")
+            save_state(self._state, self._modules, self.optimizer, self.step)
             register(self.out)
 
 
-def classification(logits: Tensor | None, label: Tensor | None, kind: str) -> Tensor:
+def classification(logits: Tensor, label: Tensor, kind: str) -> Tensor:
     """The loss on the class read-out: binary (the thesis) or softmax (Glow) cross-entropy."""
-    if logits is None:
-        return torch.zeros(())
     if kind == "softmax":
         return F.cross_entropy(logits, label)
     one_hot = F.one_hot(label, logits.shape[1]).to(logits.dtype)
     return F.binary_cross_entropy_with_logits(logits, one_hot)
 
 
-def _listen() -> Callable[[], bool]:
-    """Whether SIGINT or SIGTERM has come since."""
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT or SIGTERM has come since; their handlers are put back afterwards."""
     seen = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: seen.append(True))
-    return lambda: bool(seen)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: seen.append(True)) for number in numbers]
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

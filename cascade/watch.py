@@ -11,7 +11,7 @@ from torch import Tensor
 from cascade.batches import Batches
 from cascade.config import StageConfig
 from cascade.data import open_images
-from cascade.dequantise import quantise
+from cascade.dequantise import expand_bits, quantise
 from cascade.grid import save_grid
 from cascade.images import ImageSource
 from cascade.seeds import sample_noise
@@ -29,8 +29,8 @@ class HeldOut:
     """Held-out images of a stage: the validation split, or test where training uses both others."""
 
     def __init__(self, config: StageConfig, device: torch.device):
-        split = "test" if config.data.split == "trainval" else "validation"
-        batches = Batches(open_stage_images(config, split), config)
+        self.split = "test" if config.data.split == "trainval" else "validation"
+        batches = Batches(open_stage_images(config, self.split), config)
         self.config, self.device = config, device
         self.batch = batches.fixed(max(config.train.validate_images, GRID * GRID)).to(device)
 
@@ -54,7 +54,8 @@ class HeldOut:
         low, label = (None if t is None else t[:count] for t in (low, label))
         noise = sample_noise(flow.shape, self.config.seed, 0, 0, count).to(self.device)
         y = flow.sample(noise, low, label).cpu()
-        save_grid(quantise(y, self.config.data.bits) << (8 - self.config.data.bits), file, GRID)
+        bits = self.config.data.bits
+        save_grid(expand_bits(quantise(y, bits), bits), file, GRID)
 
 
 def open_stage_images(config: StageConfig, split: str) -> ImageSource:

@@ -13,7 +13,7 @@ class ClassPrior(nn.Module):
     """N(μ_y, σ_y²) per channel of the coarsest latent (B, C, h, w), linear in the one-hot label.
 
     Seen as an affine map it whitens: z = (x − μ_y)/σ_y, log_det = −h·w·Σ log σ_y. All classes
-    start as the standard normal; log σ is bounded softly (`stages.scale.whitening`).
+    start alike; log σ is bounded softly (`stages.scale.whitening`).
     """
 
     def __init__(self, classes: int, channels: int):

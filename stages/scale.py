@@ -44,8 +44,9 @@ LOG_SIGMA = (-10.0, 2.0)  # soft bounds of a prior's log-deviation
 def whitening(raw: Tensor) -> Tensor:
     """s = exp(−log σ) of a learned prior, log σ ≈ raw held softly between the bounds `LOG_SIGMA`.
 
-    A softplus at each end: the identity in between, never below −10 nor above 2. The upper bound
-    is what keeps the inverse, μ + σ·noise, finite on inputs the net has never seen.
+    A softplus at each end: close to the identity in between (−0.13 at raw = 0), never above 2, nor
+    below −10 by more than rounding. The upper bound is what keeps the inverse, μ + σ·noise, finite
+    on inputs the net has never seen.
     """
     low, high = LOG_SIGMA
     above = low + F.softplus(raw - low)

@@ -1,8 +1,15 @@
 """Shared by all tests: randomised float64 modules, and a small trained cascade of real digits."""
 
+import io
+import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,22 +28,57 @@ def randomise(module: nn.Module, scale: float = 0.2, seed: int = 0) -> nn.Module
     return module
 
 
-def run_tool(*words: object, launch: bool = False) -> subprocess.CompletedProcess:
-    """Run a tool of this repository as a user would; the result carries its output."""
-    python = Path(sys.executable)
-    start = [python.parent / "accelerate", "launch"] if launch else [python]
-    command = [*start, *words]
-    return subprocess.run(
-        [str(w) for w in command], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+@dataclass
+class Finished:
+    """What a tool left: its exit code and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_tool(tool: str, *words: object) -> Finished:
+    """Run tools/TOOL.py in this process, from the repository's folder, as a command line would."""
+    folder = str(ROOT / "tools")
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        patch.object(sys, "argv", [tool, *map(str, words)]),
+        patch.object(sys, "path", [folder, *sys.path]),
+        chdir(ROOT),
+    ):
+        try:
+            runpy.run_path(f"{folder}/{tool}.py", run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+    return Finished(code, out.getvalue(), err.getvalue())
+
+
+def launch(*words: object) -> subprocess.CompletedProcess:
+    """Run a program of this environment in a process of its own, from the repository's folder."""
+    command = [str(Path(sys.executable).parent / str(words[0])), *map(str, words[1:])]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@contextmanager
+def chdir(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> Path:
     """A cascade folder: Glow 8 and SRFlow 16, class-conditional, trained for seconds on digits."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    for name, launch in (("glow8", True), ("srf16", False)):
+    for name in ("glow8", "srf16"):
         config = ROOT / "configs" / "mnist5k" / f"{name}.yaml"
-        done = run_tool("tools/train.py", config, f"out={folder / name}", *TINY, launch=launch)
+        done = launch(
+            "accelerate", "launch", "tools/train.py", config, f"out={folder / name}", *TINY
+        )
         assert done.returncode == 0, done.stderr
     return folder

@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 import torch
+from conftest import ROOT, TINY, run_tool
 
 from cascade import Cascade, InputError
 from cascade.chain import CHUNK
 from cascade.data import open_images
+from cascade.dequantise import expand_bits
 from cascade.pyramid import halve, halve_to
 from cascade.stage import read_tensors, write_tensors
 
@@ -112,9 +114,9 @@ def test_bad_labels(cascade, labels, message):
 
 
 def test_bad_images(cascade):
-    with pytest.raises(InputError, match="uint8 images of shape"):
+    with pytest.raises(InputError, match="takes uint8 images"):
         cascade.log_prob(torch.rand(2, 1, 16, 16))
-    with pytest.raises(InputError, match="uint8 images of shape"):
+    with pytest.raises(InputError, match="takes uint8 images"):
         cascade.log_prob(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(InputError, match="give labels"):
         cascade.encode(torch.zeros(2, 1, 16, 16, dtype=torch.uint8))
@@ -166,14 +168,35 @@ def test_weights_that_are_not_weights(digits, tmp_path):
 
 
 def test_fewer_bits_round_trip(tmp_path):
-    from conftest import ROOT, TINY, run_tool
-
     config = ROOT / "configs" / "mnist5k" / "glow8.yaml"
     done = run_tool(
-        "tools/train.py", config, f"out={tmp_path / 'glow8'}", *TINY, "data.bits=3", "train.steps=2"
+        "train", config, f"out={tmp_path / 'glow8'}", *TINY, "data.bits=3", "train.steps=2"
     )
     assert done.returncode == 0, done.stderr
     cascade = Cascade.load(tmp_path / "glow8")
     x, labels = cascade.sample(8), torch.arange(8) % 10
     assert torch.equal(cascade.decode(cascade.encode(x, labels), labels), x)
     assert len(x.unique()) <= 8
+    source = open_images("mnist5k", "test", 1)
+    floored = halve_to(source.pixels[:8] >> 5, 8, bits=3)  # the full image first, as in training
+    assert torch.equal(cascade.fit(source.pixels[:8]), expand_bits(floored, 3))
+
+
+def test_unconditional_base_under_conditional_stages(digits, images, tmp_path):
+    """The base ignores labels: its nats are the same for all, in either mode."""
+    shutil.copytree(digits, tmp_path / "run")
+    done = run_tool(
+        "train", ROOT / "configs" / "mnist5k" / "glow8.yaml",
+        f"out={tmp_path / 'run' / 'glow8'}", *TINY, "model.classes=0", "train.steps=2", "--force",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    mixed = Cascade.load(tmp_path / "run")
+    x, labels = images
+    given, marginal = mixed.score(x, labels)[0], mixed.score(x)[0]
+    torch.testing.assert_close(given[:, 0], marginal[:, 0], rtol=0, atol=1e-9)
+    assert not torch.allclose(given[:, 1], marginal[:, 1])
+    assert torch.equal(mixed.decode(mixed.encode(x, labels), labels), x)
+    base = Cascade.load(tmp_path / "run" / "glow8")
+    for call in (lambda: base.sample(1, labels=[0]), lambda: base.log_prob(halve(x[:1]), [0])):
+        with pytest.raises(InputError, match="no stage of this cascade uses them"):
+            call()

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cascade.data import open_images, part
-from cascade.images import open_folder
+from cascade.data import labels_by_name, open_images, part, part_by_name
+from cascade.images import ArrayImages, open_folder
 from stages import InputError
 
 
@@ -63,8 +63,21 @@ def test_part_is_fixed_and_complete():
     parts = [part(100, labels, s) for s in ("train", "validation", "test")]
     assert torch.cat(parts).sort().values.tolist() == list(range(100))
     assert torch.equal(part(100, labels, "train"), parts[0])
-    with pytest.raises(InputError, match="is empty"):
-        part(2, None, "validation")
+
+
+def test_a_new_file_moves_no_other():
+    names = [f"{i}.png" for i in range(1000)]
+    for split, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
+        chosen = {names[i] for i in part_by_name(names, split)}
+        assert len(chosen) / 1000 == pytest.approx(share, abs=0.03)
+        assert chosen <= {["new", *names][i] for i in part_by_name(["new", *names], split)}
+
+
+def test_labels_follow_names():
+    source = ArrayImages(torch.zeros(3, 1, 1, 1), torch.tensor([0, 1, 1]), ["dog", "horse"])
+    assert labels_by_name(source, ["cat", "dog", "horse"]).tolist() == [1, 2, 2]
+    assert labels_by_name(source, ["cat", "dog"]) is None
+    assert labels_by_name(source, []).tolist() == [0, 1, 1]
 
 
 @pytest.fixture
@@ -84,7 +97,8 @@ def test_folder_with_classes(folder):
     assert source.classes == ["cat", "dog"] and source.labels.bincount().tolist() == [10, 10]
     first = torch.from_numpy(np.array(Image.open(folder / "cat" / "0.png"))).permute(2, 0, 1)
     assert torch.equal(source.read(torch.tensor([0]))[0], first)
-    assert len(open_images(str(folder), "train")) == 16
+    parts = [as_set(open_images(str(folder), s)) for s in ("train", "test")]
+    assert parts[0] and not parts[0] & parts[1]
     assert open_images(str(folder), "all", channels=1).shape == (1, 16, 16)
     assert open_images(str(folder), "all", resize=8).read(torch.tensor([3])).shape == (1, 3, 8, 8)
 
@@ -132,12 +146,19 @@ def test_npz(tmp_path):
     for arrays, message in (
         ({"pixels": images}, "needs an array 'images'"),
         ({"images": images / 255}, "must be uint8"),
-        ({"images": images, "labels": np.arange(3)}, "20 images but 3 labels"),
+        ({"images": images, "labels": np.arange(3)}, "labels must be 20 whole numbers from 0"),
+        ({"images": images, "labels": np.full(20, -1)}, "labels must be 20 whole numbers from 0"),
+        ({"images": images, "labels": np.full(20, "a")}, "labels must be 20 whole numbers from 0"),
         ({"images": np.array([{}, {}], dtype=object)}, "cannot read"),
     ):
         np.savez(file, **arrays)
         with pytest.raises(InputError, match=message):
             open_images(str(file), "all", 1)
+    np.savez(file, images=images)
+    assert open_images(str(file), "all", 1, resize=4).shape == (1, 4, 4)
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(InputError, match="cannot read"):
+        open_images(str(file), "all", 1)
 
 
 @pytest.mark.parametrize(

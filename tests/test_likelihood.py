@@ -82,7 +82,7 @@ def tiny_cascade() -> Cascade:
     top = randomise(srflow((1, 2, 2), levels=1, steps=1, width=4, residual=True, **ENCODER), 0.1)
     for part in top.modules():
         if isinstance(part, ActNorm):
-            part.affine.log_scale.data += 1.0
+            part.affine.log_scale.data += 0.35
     configs = [
         StageConfig("base", 0, Data(size=1, **data), GlowModel("glow"), train),
         StageConfig("top", 0, Data(size=2, **data), SRFlowModel("srflow"), train),

@@ -19,7 +19,7 @@ from cascade.pyramid import halve_to
 def test_sample(digits, tmp_path):
     grid, npz, report = tmp_path / "g.png", tmp_path / "s.npz", tmp_path / "r.json"
     command = [
-        "tools/sample.py",
+        "sample",
         digits,
         "--num",
         20,
@@ -50,7 +50,7 @@ def test_sample(digits, tmp_path):
 def test_sample_of_chosen_classes(digits, tmp_path):
     npz = tmp_path / "s.npz"
     done = run_tool(
-        "tools/sample.py", digits, "--num", 6, "--classes", "3,7", "--temperature", "0.9,0.8",
+        "sample", digits, "--num", 6, "--classes", "3,7", "--temperature", "0.9,0.8",
         "--seed", 4, "--out", tmp_path / "g.png", "--npz", npz,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -64,7 +64,7 @@ def test_sample_of_chosen_classes(digits, tmp_path):
 def test_likelihood(digits, tmp_path, mode):
     table, report = tmp_path / "t.csv", tmp_path / "r.json"
     done = run_tool(
-        "tools/likelihood.py", digits, "--data", "mnist5k", "--limit", 40, "--label-mode", mode,
+        "likelihood", digits, "--data", "mnist5k", "--limit", 40, "--label-mode", mode,
         "--csv", table, "--json", report,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -102,7 +102,7 @@ def pictures(tmp_path):
 
 
 def test_folder_with_a_truncated_image(digits, pictures):
-    command = ["tools/likelihood.py", digits, "--data", pictures, "--split", "all"]
+    command = ["likelihood", digits, "--data", pictures, "--split", "all"]
     file = pictures / "2.png"
     file.write_bytes(file.read_bytes()[:40])
     done = run_tool(*command)
@@ -125,12 +125,12 @@ def test_folder_with_a_truncated_image(digits, pictures):
 def test_errors_are_one_line_and_code_two(digits, tmp_path, words, message):
     (tmp_path / "empty").mkdir()
     names = {"RUN": digits, "EMPTY": tmp_path / "empty", "RUNS/none": tmp_path / "none"}
-    done = run_tool("tools/likelihood.py", *(names.get(w, w) for w in words))
+    done = run_tool("likelihood", *(names.get(w, w) for w in words))
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_bad_classes(digits, tmp_path):
-    done = run_tool("tools/sample.py", digits, "--classes", "12", "--out", tmp_path / "g.png")
+    done = run_tool("sample", digits, "--classes", "12", "--out", tmp_path / "g.png")
     assert done.returncode == 2 and "labels must lie in 0..9" in done.stderr
     assert not (tmp_path / "g.png").exists()

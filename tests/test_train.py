@@ -8,9 +8,8 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, TINY, run_tool
+from conftest import ROOT, TINY, launch, run_tool
 
-from cascade import Cascade
 from cascade.batches import Batches
 from cascade.config import load_config
 from cascade.stage import read_tensors
@@ -38,7 +37,7 @@ def test_stage_folder(digits):
 
 def test_training_lowers_held_out_bpd(tmp_path):
     done = run_tool(
-        "tools/train.py", ROOT / "configs/mnist5k/glow8.yaml", f"out={tmp_path / 'glow8'}",
+        "train", ROOT / "configs/mnist5k/glow8.yaml", f"out={tmp_path / 'glow8'}",
         *TINY, "train.steps=60", "train.save_every=10", "train.log_every=10", "train.ema=0.9",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -66,10 +65,12 @@ def test_batches_are_a_function_of_the_step():
 
 def test_interrupted_run_ends_with_the_same_weights(tmp_path):
     tiny = [*TINY, "train.log_every=1", "train.validate_images=16"]
-    done = run_tool("tools/train.py", SRF16, f"out={tmp_path / 'whole'}", *tiny)
+    done = run_tool("train", SRF16, f"out={tmp_path / 'whole'}", *tiny)
     assert done.returncode == 0, done.stderr
-    command = [sys.executable, "tools/train.py", str(SRF16), f"out={tmp_path / 'cut'}", *tiny]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = ["python", "tools/train.py", str(SRF16), f"out={tmp_path / 'cut'}", *tiny]
+    process = subprocess.Popen(
+        [sys.executable, *command[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     log = tmp_path / "cut" / "metrics.jsonl"
     while process.poll() is None and not (log.is_file() and len(log.read_text().split("\n")) > 5):
         time.sleep(0.02)
@@ -77,30 +78,36 @@ def test_interrupted_run_ends_with_the_same_weights(tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "the same command continues" in output
     assert not same(tmp_path / "whole", tmp_path / "cut")
-    done = run_tool(*command[1:])
+    done = launch(*command)
     assert done.returncode == 0 and "from step 0" not in done.stdout
     assert same(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_two_processes_train_the_same_stage(tmp_path):
-    settings = [*TINY, "train.steps=3"]
-    done = run_tool("tools/train.py", SRF16, f"out={tmp_path / 'one'}", *settings)
+def test_two_processes_train_as_one(tmp_path):
+    """Loss and gradient norm of every step: those of one process on the joined batch."""
+    settings = [*TINY, "train.steps=4", "train.log_every=1", "train.warmup=0"]
+    done = run_tool("train", SRF16, f"out={tmp_path / 'one'}", *settings)
     assert done.returncode == 0, done.stderr
-    done = run_tool(
-        "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611",
+    done = launch(
+        "torchrun", "--nproc_per_node", "2", "--master_port", "29611",
         "tools/train.py", SRF16, f"out={tmp_path / 'two'}", *settings,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for key, value in one.items():
-        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=2e-4)
+    logs = [(tmp_path / name / "metrics.jsonl").open() for name in ("one", "two")]
+    one, two = ([json.loads(row) for row in log] for log in logs)
+    assert len(one) == len(two) == 4
+    assert one[0]["bpd"] - one[3]["bpd"] > 0.01
+    for a, b in zip(one, two, strict=True):
+        for key in ("bpd", "class_loss", "grad_norm"):
+            assert b[key] == pytest.approx(a[key], rel=1e-2)
+    assert two[0]["grad_norm"] == pytest.approx(one[0]["grad_norm"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["data.name=nowhere"], "unknown data set 'nowhere'"),
-        (["data.size=12"], "sides divisible by 8 (8, 16, 24, ...), got 12x12"),
+        (["data.size=4"], "sides divisible by 8 (8, 16, 24, ...), got 4x4"),
         (
             ["data.size=64"],
             "expects 64x64 images (or 2, 4, 8, ... times that), mnist5k holds 32x32",
@@ -110,31 +117,39 @@ def test_two_processes_train_the_same_stage(tmp_path):
     ],
 )
 def test_errors_are_one_line_and_code_two(tmp_path, overrides, message):
-    done = run_tool("tools/train.py", SRF16, f"out={tmp_path / 'run'}", *TINY, *overrides)
+    done = run_tool("train", SRF16, f"out={tmp_path / 'run'}", *TINY, *overrides)
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_state_of_another_architecture_is_refused(digits, tmp_path):
-    import shutil
+@pytest.mark.parametrize(
+    "change", ["model.squish=0.3", "data.flip=true", "seed=1", "train.optimizer=adam"]
+)
+def test_a_trained_stage_is_not_continued_as_another(digits, change):
+    before = weights(digits / "srf16")
+    done = run_tool("train", SRF16, f"out={digits / 'srf16'}", *TINY, change)
+    assert done.returncode == 2 and "--force to start anew" in done.stderr
+    assert done.stderr.count("\n") == 1
+    after = weights(digits / "srf16")
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
-    shutil.copytree(digits / "srf16", tmp_path / "srf16")
-    done = run_tool(
-        "tools/train.py",
-        SRF16,
-        f"out={tmp_path / 'srf16'}",
-        *TINY,
-        "model.width=8",
-        "train.steps=50",
-    )
-    assert done.returncode == 2 and "another architecture" in done.stderr
-    assert Cascade.load(digits).stages[1].config.model.width != 8
-    assert same(tmp_path / "srf16", digits / "srf16")
+
+def test_force_trains_anew(tmp_path):
+    glow8 = ROOT / "configs" / "mnist5k" / "glow8.yaml"
+    command = ["train", glow8, f"out={tmp_path / 'a'}", *TINY, "train.steps=1"]
+    for extra, code in (
+        ([], 0),
+        (["train.resume=never"], 2),
+        (["--force", "--json", tmp_path / "r.json", "model.width=8"], 0),
+    ):
+        done = run_tool(*command, *extra)
+        assert done.returncode == code, done.stderr
+    assert json.loads((tmp_path / "r.json").read_text())["finished"] is True
 
 
 @pytest.mark.parametrize("stage", ["cifar10/srf32", "cifar10/glow32", "mnist5k/glow8"])
 def test_dry_run(stage):
-    done = run_tool("tools/train.py", f"configs/{stage}.yaml", "--dry-run")
+    done = run_tool("train", f"configs/{stage}.yaml", "--dry-run")
     assert done.returncode == 0
     assert "parameters" in done.stdout and "level" in done.stdout

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from cascade import Cascade, InputError
+from cascade.files import whole
 
 console = Console()
+say = partial(console.print, highlight=False, soft_wrap=True)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -21,15 +25,19 @@ def run(main: Callable[[], None]) -> None:
     use_all_cores()
     try:
         main()
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def use_all_cores() -> None:
     """Share this machine's cores among its processes: launchers set one thread a process."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    linux = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // processes))
 
 
 def add_cascade_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +56,11 @@ def add_cascade_arguments(parser: argparse.ArgumentParser) -> None:
 def load_cascade(args: argparse.Namespace) -> Cascade:
     """The cascade the arguments name, on their device."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {device} cannot be used here: {reason}") from None
     stages = args.stages.split(",") if args.stages else None
     return Cascade.load(args.run, stages, device)
 
@@ -57,6 +70,12 @@ def refuse_to_overwrite(files: Sequence[str | None], force: bool) -> None:
     for file in files:
         if file and Path(file).exists() and not force:
             raise InputError(f"{file} exists; pass --force to overwrite it")
+
+
+def write_json(result: dict[str, object], file: str) -> None:
+    """Write a tool's result, whole or not at all."""
+    with whole(file) as aside:
+        aside.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def positive(text: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import time
 from dataclasses import dataclass
 
@@ -16,11 +15,10 @@ from torch import Tensor
 
 from cascade import Cascade, InputError, Report
 from cascade.codecs import SETTINGS, file_bpd
-from cascade.data import SPLITS, open_images
+from cascade.data import SPLITS, labels_by_name, open_images
 from cascade.files import whole
 from cascade.images import ImageSource
 from cascade.likelihood import STATEMENT
-from cascade.pyramid import halve_to
 from cascade.seeds import generator
 from cascade.watch import check_images
 
@@ -45,8 +43,7 @@ def main() -> None:
     if args.csv:
         write_csv(scored, args.csv)
     if args.json:
-        with whole(args.json) as aside:
-            aside.write_text(json.dumps(result(scored, source, args), indent=2) + "\n")
+        cli.write_json(result(scored, source, args), args.json)
     show(scored, source, args)
 
 
@@ -73,8 +70,15 @@ def open_source(cascade: Cascade, args: argparse.Namespace) -> ImageSource:
     check_images(cascade.stages[-1].name, size, args.data, source.shape)
     if args.label_mode == "given" and not cascade.classes:
         raise InputError("--label-mode given, but no stage of this cascade uses labels")
+    known = next((s.config.data.classes for s in cascade.stages if s.classes), [])
+    source.labels = labels_by_name(source, known)
     if args.label_mode == "given" and source.labels is None:
-        raise InputError(f"--label-mode given, but {args.data} has no labels")
+        raise InputError(
+            f"--label-mode given, but {args.data} has no labels of {cascade.classes} classes"
+        )
+    unlabelled = [stage.name for stage in cascade.stages if not stage.classes]
+    if cascade.classes and unlabelled:
+        cli.say(f"labels are ignored by the unconditional {', '.join(unlabelled)}")
     return source
 
 
@@ -86,7 +90,7 @@ def score(cascade: Cascade, source: ImageSource, args: argparse.Namespace) -> Sc
     with Progress(console=cli.console, transient=True) as bar:
         task = bar.add_task("scoring", total=count)
         for part in indices.split(args.batch):
-            images = halve_to(source.read(part), cascade.shape[1])
+            images = cascade.fit(source.read(part))
             labels = source.labels[part] if args.label_mode == "given" else None
             started = time.perf_counter()
             found, posterior = cascade.score(images, labels, args.samples, args.seed)
@@ -107,7 +111,7 @@ def result(scored: Scored, source: ImageSource, args: argparse.Namespace) -> dic
     report = scored.report
     return {
         "bpd": report.bpd,
-        "stderr": report.stderr,
+        "stderr": report.stderr if len(report.nats) > 1 else None,
         "images": len(report.nats),
         "stages": report.stages,
         "statement": STATEMENT,
@@ -122,6 +126,7 @@ def result(scored: Scored, source: ImageSource, args: argparse.Namespace) -> dic
         "samples": args.samples,
         "label_mode": args.label_mode,
         "seed": args.seed,
+        "bits": report.bits,
     }
 
 
@@ -144,7 +149,7 @@ def write_csv(scored: Scored, file: str) -> None:
 
 
 def show(scored: Scored, source: ImageSource, args: argparse.Namespace) -> None:
-    report, say = scored.report, cli.console.print
+    report, say = scored.report, cli.say
     table = Table("stage", "nats", "own bits/dim", "share", title=f"{args.data}, {args.split}")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -158,25 +163,23 @@ def show(scored: Scored, source: ImageSource, args: argparse.Namespace) -> None:
     say(
         f"{report.bpd:.3f} ± {report.stderr:.3f} bits/dim over {len(report.nats)} images"
         f" (K = {args.samples}, seed {args.seed}, classes {args.label_mode});"
-        f" {scored.images_per_s:.1f} images/s",
-        highlight=False,
+        f" {scored.images_per_s:.1f} images/s"
     )
     accuracy = None if scored.labels is None else report.accuracy(scored.labels)
     if accuracy is not None:
-        say(f"accuracy of the most likely class: {accuracy:.1%}", highlight=False)
+        say(f"accuracy of the most likely class: {accuracy:.1%}")
     skipped = getattr(source, "skipped", 0)
     if skipped:
-        say(f"{skipped} unreadable image{'s' * (skipped > 1)} left out", highlight=False)
+        say(f"{skipped} unreadable image{'s' * (skipped > 1)} left out")
     sizes = ", ".join(f"{name} {size.mean():.3f}" for name, size in scored.files.items())
-    say(f"the same images as lossless files, bits/dim: {sizes}", highlight=False)
+    say(f"the same images as lossless files, bits/dim: {sizes}")
     for pair, found in zip(report.names[1:], report.consistency, strict=True):
         say(
             f"consistency of {pair}'s samples with their input: |D(sample) - input| "
-            f"{found['mean']:.2f} grey levels on average, {found['worst']:.0f} at worst, "
-            f"{found['exact']:.1%} of values exact",
-            highlight=False,
+            f"{found['mean']:.2f} of {2**report.bits} grey levels on average, "
+            f"{found['worst']:.0f} at worst, {found['exact']:.1%} of values exact"
         )
-    say(STATEMENT, highlight=False)
+    say(STATEMENT)
 
 
 if __name__ == "__main__":

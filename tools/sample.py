@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
+from pathlib import Path
 
 import cli
 import numpy as np
 import torch
+from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
 
@@ -23,16 +24,15 @@ WIDEST = 20  # images in a row of the grid
 def main() -> None:
     args = parse()
     cli.refuse_to_overwrite([args.out, args.npz, args.json], args.force)
+    if Image.registered_extensions().get(Path(args.out).suffix.lower()) not in Image.SAVE:
+        raise InputError(f"--out {args.out}: not a picture's file name, such as grid.png")
     cascade = cli.load_cascade(args)
     temperature = temperatures(args.temperature)
     labels = class_rows(cascade, args.classes, args.num)
     started = time.perf_counter()
     images, failed = draw(cascade, args, labels, temperature)
     speed = args.num / (time.perf_counter() - started)
-    classes = 1 if labels is None else len(labels.unique())
-    per_class = math.ceil(args.num / classes)
-    columns = per_class if classes > 1 else math.ceil(math.sqrt(args.num))
-    save_grid(images, args.out, min(columns, WIDEST))
+    save_rows(images, labels, args.out)
     if args.npz:
         save_npz(images, labels, args.npz)
     result = {
@@ -47,12 +47,8 @@ def main() -> None:
         "out": args.out,
     }
     if args.json:
-        with whole(args.json) as aside:
-            aside.write_text(json.dumps(result, indent=2) + "\n")
-    cli.console.print(
-        f"{args.out}: {args.num} samples, {speed:.1f} images/s, {failed} not finite",
-        highlight=False,
-    )
+        cli.write_json(result, args.json)
+    cli.say(f"{args.out}: {args.num} samples, {speed:.1f} images/s, {failed} not finite")
 
 
 def parse() -> argparse.Namespace:
@@ -76,7 +72,7 @@ def temperatures(text: str) -> list[float]:
 
 
 def class_rows(cascade: Cascade, classes: str | None, num: int) -> Tensor | None:
-    """Labels that fill the grid with a class a row."""
+    """Labels of the samples: as many of each class, class by class."""
     if not cascade.classes:
         if classes:
             raise InputError("--classes was given, but no stage of this cascade uses labels")
@@ -87,8 +83,8 @@ def class_rows(cascade: Cascade, classes: str | None, num: int) -> Tensor | None
         raise InputError(f"--classes takes numbers such as 3,7, got {classes}") from None
     unlabelled = [stage.name for stage in cascade.stages if not stage.classes]
     if unlabelled:
-        cli.console.print(f"labels are ignored by the unconditional {', '.join(unlabelled)}")
-    return torch.tensor(chosen).repeat_interleave(math.ceil(num / len(chosen)))[:num]
+        cli.say(f"labels are ignored by the unconditional {', '.join(unlabelled)}")
+    return torch.tensor([chosen[i * len(chosen) // num] for i in range(num)])
 
 
 def draw(
@@ -105,6 +101,17 @@ def draw(
             failed += int((~found.finite).sum())
             bar.advance(task, count)
     return torch.cat(images), failed
+
+
+def save_rows(images: Tensor, labels: Tensor | None, file: str) -> None:
+    """A square grid, or with labels one class a row (more rows where a class has many)."""
+    if labels is None:
+        save_grid(images, file, min(math.ceil(math.sqrt(len(images))), WIDEST))
+        return
+    groups = [images[labels == label] for label in labels.unique_consecutive()]
+    columns = min(max(map(len, groups)), WIDEST)
+    padded = [torch.cat([g, g.new_zeros(-len(g) % columns, *g.shape[1:])]) for g in groups]
+    save_grid(torch.cat(padded), file, columns)
 
 
 def save_npz(images: Tensor, labels: Tensor | None, file: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 from pathlib import Path
 
 import cli
@@ -11,7 +13,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
@@ -20,33 +21,43 @@ from cascade.config import StageConfig, load_config
 from cascade.manifest import register
 from cascade.stage import build
 from cascade.train import Trainer
+from stages import Flow
 
 
 def main() -> None:
     args = parse()
     config = load_config(args.config, args.overrides)
     if args.dry_run:
-        cli.console.print(description(config))
+        cli.say(description(config))
         return
+    cli.refuse_to_overwrite([args.json], args.force)
+    if args.force:
+        remove_stage(Path(config.out))
     trainer = Trainer(config)
     if not trainer.accelerator.is_main_process:
         trainer.run()
         return
-    cli.console.print(f"{config.out}: {parameters(config):,} parameters, from step {trainer.step}")
+    cli.say(f"{config.out}: {parameters(trainer.flow):,} parameters, from step {trainer.step}")
+    last: dict[str, float] = {}
     with progress_bar() as bar:
-        task = bar.add_task(Path(config.out).name, total=config.train.steps, figures="")
+        task = bar.add_task(trainer.out.name, total=config.train.steps, figures="")
         bar.update(task, completed=trainer.step)
 
         def watch(step: int, metrics: dict[str, float]) -> None:
+            last.update(metrics)
             bar.update(task, completed=step, figures=figures(metrics))
-            if "validation_bpd" in metrics:
-                bar.console.print(f"step {step}: {figures(metrics)}", highlight=False)
+            held_out = metrics.get(f"{trainer.held_out.split}_bpd")
+            if held_out is not None:
+                line = f"step {step}: {figures(metrics)}, {held_out:.3f} bpd held out"
+                bar.console.print(line)
 
         finished = trainer.run(watch)
+    if args.json:
+        cli.write_json({"out": config.out, "finished": finished, **last}, args.json)
     if finished:
-        cli.console.print(register(trainer.out), highlight=False)
+        cli.say(register(trainer.out))
     else:
-        cli.console.print(f"stopped at step {trainer.step}; the same command continues")
+        cli.say(f"stopped at step {trainer.step}; the same command continues")
 
 
 def parse() -> argparse.Namespace:
@@ -54,32 +65,42 @@ def parse() -> argparse.Namespace:
     parser.add_argument("config", help="YAML file of the stage")
     parser.add_argument("overrides", nargs="*", help="settings to change, as key=value")
     parser.add_argument("--dry-run", action="store_true", help="describe the stage, do not train")
-    return parser.parse_args()
+    parser.add_argument("--force", action="store_true", help="train a finished stage anew")
+    parser.add_argument("--json", help="also write the last figures to this file")
+    return parser.parse_intermixed_args()
+
+
+def remove_stage(folder: Path) -> None:
+    """Delete what training wrote into a stage folder, and nothing else."""
+    if int(os.environ.get("RANK", "0")):
+        return
+    for name in ("model.safetensors", "metrics.jsonl", "config.yaml"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("state", "samples"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def progress_bar() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]},"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
         console=cli.console,
     )
 
 
 def figures(metrics: dict[str, float]) -> str:
-    held_out = metrics.get("validation_bpd")
     return (
-        f"{metrics['bpd']:.3f} bpd"
-        + (f" ({held_out:.3f} held out)" if held_out is not None else "")
-        + f", {metrics['images_per_s']:.0f} images/s, gradient {metrics['grad_norm']:.2g}"
+        f"{metrics['bpd']:.3f} bpd, {metrics['images_per_s']:.0f} images/s, "
+        f"|gradient| {metrics['grad_norm']:.2g}"
     )
 
 
-def parameters(config: StageConfig) -> int:
-    return sum(p.numel() for p in build(config).parameters())
+def parameters(flow: Flow) -> int:
+    return sum(p.numel() for p in flow.parameters())
 
 
 def description(config: StageConfig) -> Table:
@@ -90,7 +111,7 @@ def description(config: StageConfig) -> Table:
         channels, size = 4 * channels, size // 2
         table.add_row(str(level), f"{channels}x{size}x{size}", str(config.model.steps))
         channels //= 2
-    table.caption = f"{parameters(config):,} parameters, {config.model.classes} classes"
+    table.caption = f"{parameters(build(config)):,} parameters, {config.model.classes} classes"
     return table
 
 
