@@ -155,7 +155,7 @@ def _photos(split: str, root: str) -> ArrayImages:
 def _downloaded(build: Callable[[], object], name: str, root: str) -> object:
     try:
         return build()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"could not get {name}: {reason}; put its files under {root}/ as torchvision does"

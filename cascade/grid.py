@@ -12,7 +12,7 @@ from torchvision.utils import make_grid
 from cascade.files import whole
 
 
-def save_grid(images: Tensor, file: str | Path, columns: int, least: int = 320) -> None:
+def save_grid(images: Tensor, file: str | Path, columns: int, least: int = 640) -> None:
     """Write uint8 images (N, C, H, W) as one picture, ``columns`` to a row.
 
     Pixels are repeated until the picture is at least ``least`` pixels wide.

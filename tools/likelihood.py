@@ -70,6 +70,8 @@ def open_source(cascade: Cascade, args: argparse.Namespace) -> ImageSource:
     check_images(cascade.stages[-1].name, size, args.data, source.shape)
     if args.label_mode == "given" and not cascade.classes:
         raise InputError("--label-mode given, but no stage of this cascade uses labels")
+    if not cascade.classes:
+        args.label_mode = None
     known = next((s.config.data.classes for s in cascade.stages if s.classes), [])
     source.labels = labels_by_name(source, known)
     if args.label_mode == "given" and source.labels is None:
@@ -156,13 +158,14 @@ def show(scored: Scored, source: ImageSource, args: argparse.Namespace) -> None:
     for stage in report.stages:
         figures = (f"{stage['nats']:.1f}", f"{stage['bpd']:.3f}", f"{stage['share']:.3f}")
         table.add_row(stage["name"], *figures)
+    treatment = f", classes {args.label_mode}" if args.label_mode else ""
     total = report.nats.sum(1).mean()
     table.add_section()
     table.add_row("cascade", f"{total:.1f}", "", f"{report.bpd:.3f} ± {report.stderr:.3f}")
     say(table)
     say(
         f"{report.bpd:.3f} ± {report.stderr:.3f} bits/dim over {len(report.nats)} images"
-        f" (K = {args.samples}, seed {args.seed}, classes {args.label_mode});"
+        f" (K = {args.samples}, seed {args.seed}{treatment});"
         f" {scored.images_per_s:.1f} images/s"
     )
     accuracy = None if scored.labels is None else report.accuracy(scored.labels)
