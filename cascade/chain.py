@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cascade.dequantise import centre, expand_bits, quantise, reduce_bits
+from cascade.finite import NotFinite, first_not_finite
 from cascade.likelihood import Report, class_columns, compose, consistency
 from cascade.manifest import check_order, stage_folders
 from cascade.pyramid import halve_to, pyramid
@@ -20,6 +21,7 @@ from stages import Flow, InputError
 
 CHUNK = 16  # images that a net sees at once: fixed, since sums differ slightly with batch size
 CONSISTENCY_SAMPLES = 64
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
 def in_chunks(function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
@@ -56,9 +58,10 @@ class Cascade:
     images (``bits``-bit ones where the stages were trained so), float64 (N,), in nats.
     """
 
-    def __init__(self, stages: Sequence[Stage]):
+    def __init__(self, stages: Sequence[Stage], autocast: bool = False):
         check_order([(stage.name, stage.config) for stage in stages])
         self.stages = list(stages)
+        self.autocast = autocast
         self.classes = max(stage.classes for stage in stages)
         self.bits = stages[0].config.data.bits
         self.shape = stages[-1].shape
@@ -69,13 +72,19 @@ class Cascade:
         folder: str | Path,
         stages: Sequence[str] | None = None,
         device: str | torch.device = "cpu",
+        dtype: str = "float32",
     ) -> Cascade:
         """Read a cascade folder, or a stage folder as a cascade of one.
 
         ``stages`` picks stage folders, base first, in place of those `cascade.yaml` lists.
+        ``dtype`` is float32, float64, or bfloat16: float32 with the nets under bfloat16 autocast.
         Raises `InputError` where one is missing, or where they do not follow one another.
         """
-        return cls([load_stage(path, device) for path in stage_folders(folder, stages)])
+        if dtype not in DTYPES:
+            raise InputError(f"dtype is one of {', '.join(DTYPES)}, got {dtype}")
+        folders = stage_folders(folder, stages)
+        loaded = [load_stage(path, device, DTYPES[dtype]) for path in folders]
+        return cls(loaded, autocast=dtype == "bfloat16")
 
     def sample(
         self,
@@ -111,7 +120,7 @@ class Cascade:
         low, images, finite = None, [], torch.ones(num, dtype=torch.bool)
         for i, (stage, scale) in enumerate(zip(self.stages, temperatures, strict=True)):
             noise = scale * sample_noise(stage.shape, seed, i, first, num)
-            y = self._run(stage, stage.flow.sample, noise, low, labels)
+            y = self.run(stage, stage.flow.sample, noise, low, labels)
             finite &= y.flatten(1).isfinite().all(1)
             low = quantise(y, self.bits)
             images.append(expand_bits(low, self.bits))
@@ -155,15 +164,23 @@ class Cascade:
         labels: Tensor | Sequence[int] | None = None,
         samples: int = 1,
         seed: int = 0,
+        prior: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Each stage's nats (N, stages), and log p(y | image) (N, classes) where marginalised."""
+        """Each stage's nats (N, stages), and log p(y | image) (N, classes) where marginalised.
+
+        ``prior`` (classes,) holds the classes' probabilities, equal ones if None. A likelihood
+        that is not finite raises `NotFinite`, which names image, stage and layer.
+        """
         labels = self._labels(labels, len(images))
         columns, low = [], None
-        for i, (stage, high) in enumerate(zip(self.stages, self._levels(images), strict=True)):
-            density = partial(self._run, stage, stage.flow.class_log_probs, low=low)
-            columns.append(class_columns(density, high, seed, i, samples, self.bits))
+        for i, (stage, high) in enumerate(zip(self.stages, self.levels(images), strict=True)):
+            density = partial(self.run, stage, stage.flow.class_log_probs, low=low)
+            found = class_columns(density, high, seed, i, samples, self.bits)
+            for row in (~found.isfinite().all(1)).nonzero().flatten().tolist():
+                raise NotFinite(row, stage.name, self._layer_at_fault(stage, high, low, row))
+            columns.append(found)
             low = high
-        return compose(columns, labels)
+        return compose(columns, labels, prior)
 
     def report(self, nats: Tensor, posterior: Tensor | None, seed: int = 0) -> Report:
         """The `Report` of scores that `score` gave, with the consistency of fresh samples."""
@@ -181,11 +198,11 @@ class Cascade:
     @torch.no_grad()
     def encode(self, images: Tensor, labels: Tensor | Sequence[int] | None = None) -> list[Tensor]:
         """Every stage's noise, base first, each of its stage's image shape (bin centres)."""
-        labels = self._needed_labels(labels, len(images))
+        labels = self.needed_labels(labels, len(images))
         noises, low = [], None
-        for stage, high in zip(self.stages, self._levels(images), strict=True):
+        for stage, high in zip(self.stages, self.levels(images), strict=True):
             y = centre(high, bits=self.bits)
-            noises.append(self._run(stage, partial(_noise_of, stage.flow), y, low, labels))
+            noises.append(self.run(stage, partial(_noise_of, stage.flow), y, low, labels))
             low = high
         return noises
 
@@ -194,14 +211,14 @@ class Cascade:
         self, noises: Sequence[Tensor], labels: Tensor | Sequence[int] | None = None
     ) -> Tensor:
         """Images from every stage's noise: ``decode(encode(x, y), y) == x`` exactly."""
-        labels = self._needed_labels(labels, len(noises[0]))
+        labels = self.needed_labels(labels, len(noises[0]))
         low = None
         for stage, noise in zip(self.stages, noises, strict=True):
-            y = self._run(stage, stage.flow.decode, noise, low, labels)
+            y = self.run(stage, stage.flow.decode, noise, low, labels)
             low = quantise(y, self.bits)
         return expand_bits(low, self.bits)
 
-    def _run(
+    def run(
         self,
         stage: Stage,
         function: Callable[..., Tensor],
@@ -215,10 +232,20 @@ class Cascade:
         inputs = [x.to(weight), low]
         if labels is not None:
             inputs.append(labels.to(weight.device))
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        mixed = torch.autocast(weight.device.type, torch.bfloat16, enabled=self.autocast)
+        with exact, mixed:
             return in_chunks(function, *inputs).cpu()
 
-    def _levels(self, images: Tensor) -> list[Tensor]:
+    def _layer_at_fault(self, stage: Stage, high: Tensor, low: Tensor | None, row: int) -> str:
+        y = centre(high[row : row + 1], bits=self.bits)
+        one_low = None if low is None else low[row : row + 1]
+        with first_not_finite(stage.flow) as layer:
+            self.run(stage, stage.flow.class_log_probs, y, one_low)
+        return layer()
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """Every stage's image of full images (N, C, H, W), base first, in the cascade's bits."""
         wrong = images.dtype != torch.uint8 or tuple(images.shape[1:]) != tuple(self.shape)
         if wrong or not len(images):
             raise InputError(
@@ -248,7 +275,8 @@ class Cascade:
             raise InputError(f"labels must lie in 0..{self.classes - 1}, got {found}")
         return labels
 
-    def _needed_labels(self, labels: Tensor | Sequence[int] | None, count: int) -> Tensor | None:
+    def needed_labels(self, labels: Tensor | Sequence[int] | None, count: int) -> Tensor | None:
+        """Labels int64 (count,), None where no stage uses them; `InputError` where they miss."""
         if labels is None and self.classes:
             raise InputError("this cascade is class-conditional: give labels to encode or decode")
         return self._labels(labels, count)

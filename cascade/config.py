@@ -27,6 +27,7 @@ class Data:
     skip_bad: bool = False  # leave unreadable images out, and say how many
     root: str = "data"  # where downloads go
     classes: list[str] = field(default_factory=list)  # their names, filled in by training
+    counts: list[int] = field(default_factory=list)  # training images a class, likewise
 
 
 @dataclass

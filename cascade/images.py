@@ -36,6 +36,10 @@ class ArrayImages:
         """The images at ``indices``, uint8 (B, C, H, W)."""
         return self.pixels[indices]
 
+    def name(self, index: int) -> str:
+        """The file an image comes from: none."""
+        return ""
+
     def subset(self, indices: Tensor) -> ArrayImages:
         """The source that holds these images alone, in this order."""
         labels = None if self.labels is None else self.labels[indices]
@@ -68,6 +72,10 @@ class FileImages:
             return decode(file, self.shape[0], self.resize, self.crop)
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"cannot read image {file}: {error}") from None
+
+    def name(self, index: int) -> str:
+        """The file an image comes from."""
+        return str(self.files[index])
 
     def subset(self, indices: Tensor) -> FileImages:
         """The source that holds these images alone, in this order."""

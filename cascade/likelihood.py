@@ -42,17 +42,21 @@ def class_columns(
     return total - math.log(samples) - log_volume(images[0].numel(), bits)
 
 
-def compose(columns: Sequence[Tensor], labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def compose(
+    columns: Sequence[Tensor], labels: Tensor | None, prior: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Stages' class columns → nats (B, stages) that sum to the image's, and log p(y | image).
 
-    With labels each stage gives its label's column. Without, classes are equally likely and
-    stage i gives LSE_y[log π + Σ_{j≤i}] − LSE_y[log π + Σ_{j<i}], where the posterior falls out.
+    With labels each stage gives its label's column. Without, classes have the probabilities
+    ``prior`` (classes,), equal ones if None, and stage i gives LSE_y[log π_y + Σ_{j≤i}] −
+    LSE_y[log π_y + Σ_{j<i}], where the posterior falls out.
     """
     classes = max(column.shape[1] for column in columns)
     full = [column.expand(-1, classes) for column in columns]
     if labels is not None:
         return torch.cat([column.gather(1, labels[:, None]) for column in full], dim=1), None
-    running = torch.full_like(full[0], -math.log(classes))
+    prior = torch.ones(classes) if prior is None else prior
+    running = (prior.double() / prior.sum()).log().expand_as(full[0])
     before = running.logsumexp(1)
     nats = []
     for column in full:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,31 +31,27 @@ def build(config: StageConfig) -> Flow:
 
 @dataclass
 class Stage:
-    """One stage of a cascade: its name, configuration and flow."""
+    """One stage of a cascade."""
 
     name: str
     config: StageConfig
     flow: Flow
-
-    @property
-    def conditional(self) -> bool:
-        """Whether it needs a low image."""
-        return self.config.model.kind == "srflow"
+    digest: str = ""  # SHA-256 of its weights file
 
     @property
     def classes(self) -> int:
         return self.config.model.classes
 
     @property
-    def size(self) -> int:
-        return self.config.data.size
-
-    @property
     def shape(self) -> tuple[int, int, int]:
         return self.flow.shape
 
 
-def load_stage(folder: str | Path, device: str | torch.device = "cpu") -> Stage:
+def load_stage(
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Stage:
     """Read a stage folder. Raises `InputError` where it is missing, incomplete or not a stage."""
     folder = Path(folder)
     weights = folder / "model.safetensors"
@@ -65,7 +62,8 @@ def load_stage(folder: str | Path, device: str | torch.device = "cpu") -> Stage:
     config = load_config(folder / "config.yaml")
     flow = build(config)
     load_weights(flow, read_tensors(weights), weights)
-    return Stage(folder.resolve().name, config, flow.to(device).eval())
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return Stage(folder.resolve().name, config, flow.to(device, dtype).eval(), digest)
 
 
 def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:

@@ -51,6 +51,8 @@ class Trainer:
             source = open_stage_images(config, config.data.split)
             self.held_out = HeldOut(config, device)
         config.data.classes = list(source.classes)
+        if config.model.classes:
+            config.data.counts = source.labels.bincount(minlength=config.model.classes).tolist()
         self.batches = Batches(source, config, rank, processes)
 
         torch.manual_seed(config.seed)

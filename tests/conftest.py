@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).parents[1]
+torch.set_num_threads(1)  # many small operations: a second thread costs more than it gives
 TINY = ["train.steps=40", "train.batch_size=16", "train.sample_every=40", "model.steps=1"]
 
 
@@ -52,6 +53,8 @@ def run_tool(tool: str, *words: object) -> Finished:
             runpy.run_path(f"{folder}/{tool}.py", run_name="__main__")
         except SystemExit as stop:
             code = stop.code or 0
+        finally:
+            torch.set_num_threads(1)
     return Finished(code, out.getvalue(), err.getvalue())
 
 

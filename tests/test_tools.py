@@ -73,7 +73,7 @@ def test_likelihood(digits, tmp_path, mode):
     found = json.loads(report.read_text())
     rows = list(csv.DictReader(table.open()))
     assert found["images"] == len(rows) == 40
-    assert list(rows[0]) == ["index", "label", "nats_glow8", "nats_srf16", "nats", "bpd"]
+    assert list(rows[0]) == ["index", "file", "label", "nats_glow8", "nats_srf16", "nats", "bpd"]
     assert sum(s["share"] for s in found["stages"]) == pytest.approx(found["bpd"])
     assert np.mean([float(r["bpd"]) for r in rows]) == pytest.approx(found["bpd"])
     source = open_images("mnist5k", "test", 1)
@@ -109,7 +109,7 @@ def test_folder_with_a_truncated_image(digits, pictures):
     assert done.returncode == 2 and "2.png" in done.stderr and done.stderr.count("\n") == 1
     done = run_tool(*command, "--skip-bad")
     assert done.returncode == 0, done.stderr
-    assert "1 unreadable image left out" in done.stdout and "over 3 images" in done.stdout
+    assert "unreadable images left out: 1" in done.stdout and "over 3 images" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_interrupted_run_ends_with_the_same_weights(tmp_path):
 
 def test_two_processes_train_as_one(tmp_path):
     """Loss and gradient norm of every step: those of one process on the joined batch."""
-    settings = [*TINY, "train.steps=4", "train.log_every=1", "train.warmup=0"]
+    settings = [*TINY, "train.steps=4", "train.log_every=1", "train.warmup=0", "train.lr=0.001"]
     done = run_tool("train", SRF16, f"out={tmp_path / 'one'}", *settings)
     assert done.returncode == 0, done.stderr
     done = launch(

@@ -53,7 +53,7 @@ def add_cascade_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
 
 
-def load_cascade(args: argparse.Namespace) -> Cascade:
+def load_cascade(args: argparse.Namespace, dtype: str = "float32") -> Cascade:
     """The cascade the arguments name, on their device."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -62,7 +62,7 @@ def load_cascade(args: argparse.Namespace) -> Cascade:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {device} cannot be used here: {reason}") from None
     stages = args.stages.split(",") if args.stages else None
-    return Cascade.load(args.run, stages, device)
+    return Cascade.load(args.run, stages, device, dtype)
 
 
 def refuse_to_overwrite(files: Sequence[str | None], force: bool) -> None:

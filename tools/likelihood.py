@@ -3,186 +3,285 @@
 from __future__ import annotations
 
 import argparse
-import csv
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
 
 import cli
 import torch
+from accelerate import PartialState
 from rich.progress import Progress
-from rich.table import Table
+from show import finite, show_bounds, show_checks, show_comparison, show_report
 from torch import Tensor
 
 from cascade import Cascade, InputError, Report
-from cascade.codecs import SETTINGS, file_bpd
+from cascade.chain import DTYPES
+from cascade.codecs import SETTINGS
+from cascade.compare import separation
 from cascade.data import SPLITS, labels_by_name, open_images
-from cascade.files import whole
+from cascade.diagnose import check_cascade
+from cascade.heatmap import save_heatmaps, spent
 from cascade.images import ImageSource
 from cascade.likelihood import STATEMENT
+from cascade.records import Records
+from cascade.scoring import Journal, Protocol, Row, score_source
 from cascade.seeds import generator
+from cascade.variational import variational
 from cascade.watch import check_images
 
-
-@dataclass
-class Scored:
-    """The report, and what was learned about each image on the way."""
-
-    report: Report
-    indices: Tensor
-    labels: Tensor | None
-    files: dict[str, Tensor]  # bits/dim by codec
-    images_per_s: float
+CHECKED = 16  # images that --check looks at
 
 
 def main() -> None:
     args = parse()
-    cli.refuse_to_overwrite([args.csv, args.json], args.force)
-    cascade = cli.load_cascade(args)
-    source = open_source(cascade, args)
-    scored = score(cascade, source, args)
+    outputs = [args.csv, args.npz, args.json]
+    cli.refuse_to_overwrite([*outputs, args.heatmap], args.force)
+    state = PartialState(cpu=not torch.cuda.is_available())
+    args.device = args.device or state.device
+    cascade = cli.load_cascade(args, args.dtype)
+    args.data = args.data or cascade.stages[-1].config.data.name
+    source = open_source(cascade, args, args.data, args.split)
+    if args.check:
+        check(cascade, source, args)
+        return
+    protocol = Protocol(args.samples, args.seed, *label_treatment(cascade, source, args))
+    indices = drawn(source, args.limit)
+    count = len(indices)
+    provenance = {
+        "data": args.data,
+        "split": args.split,
+        "images": count,
+        "of": len(source),
+        **asdict(protocol),
+        "dtype": args.dtype,
+        "bits": cascade.bits,
+        "weights": {stage.name: stage.digest for stage in cascade.stages},
+        "versions": {name: version(name) for name in ("csrflow", "torch")},
+    }
+    saved_to = next((file for file in outputs if file), None)
+    journal = Journal(Path(f"{saved_to}.partial"), provenance) if saved_to else None
+    done = journal.open(args.resume, args.force, state) if journal else []
+    started = time.perf_counter()
+    rows = score(cascade, source, indices, protocol, args, state, journal, done)
+    speed = (count - len(done)) / (time.perf_counter() - started)
+    if not state.is_main_process:
+        return
+    report = assemble(cascade, rows, args.seed)
+    records = Records.of(report, source, indices)
+    files = {codec: column(rows, codec) for codec in SETTINGS}
+    result = {**figures(report, records.labels), **provenance}
+    result["files"] = {codec: sizes.mean().item() for codec, sizes in files.items()}
+    result |= {"skipped": getattr(source, "skipped", 0), "images_per_s": speed, "run": args.run}
+    show_report(report, result)
+    if args.compare:
+        result["auroc"] = compare(cascade, report, files["WebP"], protocol, args)
+    if args.heatmap:
+        draw_heatmap(cascade, source, records, args)
+    if args.variational:
+        result["variational"] = {"sigma": args.variational} | bounds(cascade, source, records, args)
     if args.csv:
-        write_csv(scored, args.csv)
+        records.write_csv(args.csv)
+    if args.npz:
+        records.write_npz(args.npz)
     if args.json:
-        cli.write_json(result(scored, source, args), args.json)
-    show(scored, source, args)
+        cli.write_json(finite(result), args.json)
+    if journal:
+        journal.remove()
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     cli.add_cascade_arguments(parser)
-    parser.add_argument("--data", required=True, help="data set, folder of images, or .npz")
+    parser.add_argument("--data", help="data set, folder or .npz; what the cascade learned from")
     parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument(
-        "--limit", type=cli.positive, help="score this many images, drawn by chance"
-    )
+    parser.add_argument("--limit", type=cli.positive, help="score so many, drawn by chance")
     parser.add_argument("--samples", type=cli.positive, default=1, help="dequantisation samples K")
     parser.add_argument("--label-mode", choices=("given", "marginal"), default="marginal")
-    parser.add_argument("--resize", type=cli.positive, help="bring a folder's images to this side")
+    parser.add_argument(
+        "--prior", choices=("uniform", "empirical"), default="uniform",
+        help="probabilities of the classes that marginal sums over",
+    )  # fmt: skip
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
+    parser.add_argument("--resize", type=cli.positive, help="bring other images to this side")
     parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images")
     parser.add_argument("--root", default="data", help="where downloads go")
-    parser.add_argument("--csv", help="also write nats of every image to this file")
+    parser.add_argument("--compare", metavar="DATA", help="how well likelihood tells DATA apart")
+    parser.add_argument("--compare-split", choices=SPLITS, default="test")
+    parser.add_argument("--heatmap", metavar="PNG", help="draw where bits are spent")
+    parser.add_argument(
+        "--variational", metavar="SIGMA", type=sigma, help="score disturbed conditions too"
+    )
+    parser.add_argument("--check", action="store_true", help="check every layer, score nothing")
+    parser.add_argument("--csv", help="also write figures of every image to this file")
+    parser.add_argument("--npz", help="the same as arrays, with log p(y | image)")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     return parser.parse_args()
 
 
-def open_source(cascade: Cascade, args: argparse.Namespace) -> ImageSource:
+def sigma(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def drawn(source: ImageSource, limit: int | None) -> Tensor:
+    """All indices of a source, or so many of them, drawn once for all."""
+    order = torch.randperm(len(source), generator=generator("limit"))
+    return order[: limit or len(source)].sort().values
+
+
+def open_source(cascade: Cascade, args: argparse.Namespace, data: str, split: str) -> ImageSource:
     channels, size, _ = cascade.shape
-    source = open_images(args.data, args.split, channels, args.resize, args.skip_bad, args.root)
-    check_images(cascade.stages[-1].name, size, args.data, source.shape)
-    if args.label_mode == "given" and not cascade.classes:
-        raise InputError("--label-mode given, but no stage of this cascade uses labels")
-    if not cascade.classes:
-        args.label_mode = None
+    source = open_images(data, split, channels, args.resize, args.skip_bad, args.root)
+    check_images(cascade.stages[-1].name, size, data, source.shape)
     known = next((s.config.data.classes for s in cascade.stages if s.classes), [])
     source.labels = labels_by_name(source, known)
-    if args.label_mode == "given" and source.labels is None:
-        raise InputError(
-            f"--label-mode given, but {args.data} has no labels of {cascade.classes} classes"
-        )
-    unlabelled = [stage.name for stage in cascade.stages if not stage.classes]
-    if cascade.classes and unlabelled:
-        cli.say(f"labels are ignored by the unconditional {', '.join(unlabelled)}")
     return source
 
 
-def score(cascade: Cascade, source: ImageSource, args: argparse.Namespace) -> Scored:
-    count = min(args.limit or len(source), len(source))
-    indices = torch.randperm(len(source), generator=generator("limit"))[:count].sort().values
-    nats, posteriors, seconds = [], [], 0.0
-    files = {codec: [] for codec in SETTINGS}
-    with Progress(console=cli.console, transient=True) as bar:
-        task = bar.add_task("scoring", total=count)
-        for part in indices.split(args.batch):
-            images = cascade.fit(source.read(part))
-            labels = source.labels[part] if args.label_mode == "given" else None
-            started = time.perf_counter()
-            found, posterior = cascade.score(images, labels, args.samples, args.seed)
-            seconds += time.perf_counter() - started
-            nats.append(found)
-            posteriors.append(posterior)
-            for codec in files:
-                files[codec].append(file_bpd(images, codec))
-            bar.advance(task, len(part))
-    posterior = None if posteriors[0] is None else torch.cat(posteriors)
-    report = cascade.report(torch.cat(nats), posterior, args.seed)
-    labels = None if source.labels is None else source.labels[indices]
-    sizes = {codec: torch.cat(parts) for codec, parts in files.items()}
-    return Scored(report, indices, labels, sizes, count / seconds)
+def label_treatment(
+    cascade: Cascade, source: ImageSource, args: argparse.Namespace
+) -> tuple[str | None, tuple[float, ...] | None]:
+    """How labels enter, and the classes' probabilities where they are not equal."""
+    if not cascade.classes:
+        if args.label_mode == "given":
+            raise InputError("--label-mode given, but no stage of this cascade uses labels")
+        return None, None
+    unlabelled = [stage.name for stage in cascade.stages if not stage.classes]
+    if unlabelled:
+        cli.say(f"labels are ignored by the unconditional {', '.join(unlabelled)}")
+    if args.label_mode == "given" and args.compare:
+        raise InputError("--compare needs --label-mode marginal: other images have no such labels")
+    if args.label_mode == "given" and source.labels is None:
+        raise InputError(f"--label-mode given, but {args.data} has no labels of these classes")
+    if args.label_mode == "given" or args.prior == "uniform":
+        return args.label_mode, None
+    counts = next((s.config.data.counts for s in cascade.stages if s.config.data.counts), None)
+    if counts is None:
+        raise InputError("--prior empirical, but the stages do not know their training labels")
+    return "marginal", tuple(count / sum(counts) for count in counts)
 
 
-def result(scored: Scored, source: ImageSource, args: argparse.Namespace) -> dict[str, object]:
-    report = scored.report
+def score(
+    cascade: Cascade,
+    source: ImageSource,
+    indices: Tensor,
+    protocol: Protocol,
+    args: argparse.Namespace,
+    state: PartialState | None = None,
+    journal: Journal | None = None,
+    done: list[Row] | None = None,
+) -> list[Row]:
+    hidden = state is not None and not state.is_main_process
+    with Progress(console=cli.console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("scoring", total=len(indices), completed=len(done or []))
+        return score_source(
+            cascade, source, indices, protocol, args.batch, journal, done, state,
+            lambda count: bar.advance(task, count),
+        )  # fmt: skip
+
+
+def assemble(cascade: Cascade, rows: list[Row], seed: int) -> Report:
+    nats = torch.tensor([row.nats for row in rows], dtype=torch.float64)
+    posterior = None
+    if rows[0].posterior is not None:
+        posterior = torch.tensor([row.posterior for row in rows], dtype=torch.float64)
+    return cascade.report(nats, posterior, seed)
+
+
+def column(rows: list[Row], codec: str) -> Tensor:
+    return torch.tensor([row.files[codec] for row in rows], dtype=torch.float64)
+
+
+def figures(report: Report, labels: Tensor | None) -> dict[str, object]:
     return {
         "bpd": report.bpd,
         "stderr": report.stderr if len(report.nats) > 1 else None,
-        "images": len(report.nats),
         "stages": report.stages,
-        "statement": STATEMENT,
+        "accuracy": None if labels is None else report.accuracy(labels),
         "consistency": report.consistency,
-        "accuracy": None if scored.labels is None else report.accuracy(scored.labels),
-        "files": {codec: sizes.mean().item() for codec, sizes in scored.files.items()},
-        "skipped": getattr(source, "skipped", 0),
-        "images_per_s": scored.images_per_s,
-        "run": args.run,
-        "data": args.data,
-        "split": args.split,
-        "samples": args.samples,
-        "label_mode": args.label_mode,
-        "seed": args.seed,
-        "bits": report.bits,
+        "statement": STATEMENT,
     }
 
 
-def write_csv(scored: Scored, file: str) -> None:
-    report = scored.report
-    columns = [f"nats_{name}" for name in report.names]
-    labels = [""] * len(report.nats) if scored.labels is None else scored.labels.tolist()
-    with whole(file) as aside, open(aside, "w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["index", "label", *columns, "nats", "bpd"])
-        for row in zip(
-            scored.indices.tolist(),
-            labels,
-            report.nats.tolist(),
-            report.image_bpd.tolist(),
-            strict=True,
-        ):
-            index, label, nats, bpd = row
-            writer.writerow([index, label, *nats, sum(nats), bpd])
+def compare(
+    cascade: Cascade, ours: Report, sizes: Tensor, protocol: Protocol, args: argparse.Namespace
+) -> dict[str, float]:
+    """Score the other data set by the same protocol, and print how well it is told apart."""
+    other = open_source(cascade, args, args.compare, args.compare_split)
+    indices = drawn(other, args.limit)
+    rows = score(cascade, other, indices, protocol, args)
+    theirs = assemble(cascade, rows, args.seed)
+    found = separation(ours, theirs, (sizes, column(rows, "WebP")))
+    show_comparison(f"{args.data} against {args.compare}, {len(indices)} images", found, theirs)
+    return found
 
 
-def show(scored: Scored, source: ImageSource, args: argparse.Namespace) -> None:
-    report, say = scored.report, cli.say
-    table = Table("stage", "nats", "own bits/dim", "share", title=f"{args.data}, {args.split}")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for stage in report.stages:
-        figures = (f"{stage['nats']:.1f}", f"{stage['bpd']:.3f}", f"{stage['share']:.3f}")
-        table.add_row(stage["name"], *figures)
-    treatment = f", classes {args.label_mode}" if args.label_mode else ""
-    total = report.nats.sum(1).mean()
-    table.add_section()
-    table.add_row("cascade", f"{total:.1f}", "", f"{report.bpd:.3f} ± {report.stderr:.3f}")
-    say(table)
-    say(
-        f"{report.bpd:.3f} ± {report.stderr:.3f} bits/dim over {len(report.nats)} images"
-        f" (K = {args.samples}, seed {args.seed}{treatment});"
-        f" {scored.images_per_s:.1f} images/s"
-    )
-    accuracy = None if scored.labels is None else report.accuracy(scored.labels)
-    if accuracy is not None:
-        say(f"accuracy of the most likely class: {accuracy:.1%}")
-    skipped = getattr(source, "skipped", 0)
-    if skipped:
-        say(f"{skipped} unreadable image{'s' * (skipped > 1)} left out")
-    sizes = ", ".join(f"{name} {size.mean():.3f}" for name, size in scored.files.items())
-    say(f"the same images as lossless files, bits/dim: {sizes}")
-    for pair, found in zip(report.names[1:], report.consistency, strict=True):
-        say(
-            f"consistency of {pair}'s samples with their input: |D(sample) - input| "
-            f"{found['mean']:.2f} of {2**report.bits} grey levels on average, "
-            f"{found['worst']:.0f} at worst, {found['exact']:.1%} of values exact"
+def labels_at(records: Records) -> Tensor | None:
+    """The images' labels where they are known, else their most likely classes."""
+    if records.labels is not None and records.report.posterior is not None:
+        return records.labels
+    posterior = records.report.posterior
+    return records.labels if posterior is None else posterior.argmax(1)
+
+
+def draw_heatmap(
+    cascade: Cascade, source: ImageSource, records: Records, args: argparse.Namespace
+) -> None:
+    """The four worst and the four best images, and where each stage spends its bits on them."""
+    order = records.report.image_bpd.argsort(descending=True)
+    rows = torch.cat([order[:4], order[4:][-4:]])
+    images = cascade.fit(source.read(records.indices[rows]))
+    labels = labels_at(records)[rows] if cascade.classes else None
+    maps = spent(cascade, images, labels, args.seed)
+    bpd = records.report.image_bpd[rows]
+    save_heatmaps(images, maps, records.report.names, bpd, args.heatmap)
+    cli.say(f"{args.heatmap}: the worst and best images, and where their bits are spent")
+
+
+def bounds(
+    cascade: Cascade, source: ImageSource, records: Records, args: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Every stage but the first on disturbed conditions, printed; mean figures for the JSON."""
+    images = cascade.fit(source.read(records.indices))
+    labels = labels_at(records) if cascade.classes else None
+    found = {}
+    for i, stage in enumerate(cascade.stages[1:], start=1):
+        found[stage.name] = variational(
+            cascade, images, labels, i, args.variational, args.samples, args.seed
         )
-    say(STATEMENT)
+    show_bounds(args.variational, found)
+    return {
+        name: {
+            "clean": report.clean.mean().item(),
+            "noisy": report.noisy.mean().item(),
+            "kl": report.kl.mean().item(),
+            "bound": report.bound.nanmean().item(),
+            "replacement_rate": report.replacement_rate,
+        }
+        for name, report in found.items()
+    }
+
+
+def check(cascade: Cascade, source: ImageSource, args: argparse.Namespace) -> None:
+    """Check every layer on a few images; exit code 1 where a stage is at fault."""
+    indices = drawn(source, CHECKED)
+    labels = None
+    if cascade.classes:
+        labels = torch.arange(len(indices)) % cascade.classes
+        if source.labels is not None:
+            labels = source.labels[indices]
+    checks = check_cascade(cascade, cascade.fit(source.read(indices)), labels)
+    show_checks(checks)
+    if args.json:
+        cli.write_json(
+            finite({"checks": [asdict(c) | {"verdict": str(c.verdict)} for c in checks]}), args.json
+        )
+    if any(c.verdict.fault for c in checks):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

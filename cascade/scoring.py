@@ -1,0 +1,141 @@
+"""Scoring a data set: shared among processes, resumable, every image counted once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from cascade.chain import CHUNK, Cascade
+from cascade.codecs import SETTINGS, file_bpd
+from cascade.finite import NotFinite
+from cascade.images import ImageSource
+from stages import InputError
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images are scored: K dequantisation ``samples``, their seed, and how labels enter.
+
+    ``label_mode`` is given, marginal, or None for a cascade without classes; ``prior`` holds the
+    classes' probabilities under marginal, equal ones if None.
+    """
+
+    samples: int = 1
+    seed: int = 0
+    label_mode: str | None = None
+    prior: tuple[float, ...] | None = None
+
+
+@dataclass
+class Row:
+    """What was found out about one image: nats by stage, log p(y | image), file sizes in bpd."""
+
+    index: int
+    nats: list[float]
+    posterior: list[float] | None
+    files: dict[str, float] = field(default_factory=dict)
+
+
+class Journal:
+    """Rows already scored, one file a process, kept in a folder until the result is written.
+
+    ``header`` says what the rows are of; rows of anything else are never mixed in.
+    """
+
+    def __init__(self, folder: Path, header: dict[str, object]):
+        self.folder = folder
+        self.header = json.loads(json.dumps(header))
+
+    def open(self, resume: bool, force: bool, state: PartialState) -> list[Row]:
+        """Rows of an interrupted run. `InputError` where there are some and neither is wanted."""
+        with state.main_process_first():
+            if self.folder.exists() and state.is_main_process:
+                if not resume and not force:
+                    raise InputError(
+                        f"{self.folder} holds an interrupted run: --resume continues it, "
+                        "--force starts anew"
+                    )
+                if not resume:
+                    shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        rows = [row for file in sorted(self.folder.glob("*.jsonl")) for row in self._read(file)]
+        state.wait_for_everyone()
+        self.file = self.folder / f"{len(rows)}-{state.process_index}.jsonl"
+        self.file.write_text(json.dumps(self.header) + "\n")
+        return list({row.index: row for row in rows}.values())
+
+    def _read(self, file: Path) -> Iterator[Row]:
+        first, *lines = file.read_text().split("\n")[:-1] or [""]  # what has no end is half written
+        if first and json.loads(first) != self.header:
+            raise InputError(
+                f"{self.folder} was begun with other weights, data or settings; --force starts anew"
+            )
+        yield from (Row(**json.loads(line)) for line in lines)
+
+    def add(self, rows: list[Row]) -> None:
+        """Append rows, on disk before this returns."""
+        with open(self.file, "a") as out:
+            out.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+
+    def remove(self) -> None:
+        """Delete the journal, once its result is safe."""
+        shutil.rmtree(self.folder)
+
+
+def score_source(
+    cascade: Cascade,
+    source: ImageSource,
+    indices: Tensor,
+    protocol: Protocol,
+    batch: int = 128,
+    journal: Journal | None = None,
+    done: list[Row] | None = None,
+    state: PartialState | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[Row]:
+    """Rows of the images at ``indices``, in that order, on every process.
+
+    Chunks are dealt out among the processes; as a row depends on its image alone, it is the same
+    for any number of them. Rows ``done`` before are not scored again.
+    """
+    known = {row.index: row for row in done or []}
+    left = torch.tensor([i for i in indices.tolist() if i not in known], dtype=torch.int64)
+    rank, processes = (state.process_index, state.num_processes) if state else (0, 1)
+    mine = left.split(CHUNK)[rank::processes] if len(left) else ()
+    found: list[Row] = []
+    together = max(1, batch // CHUNK)
+    for first in range(0, len(mine), together):
+        part = torch.cat(mine[first : first + together])
+        rows = _score(cascade, source, part, protocol)
+        if journal:
+            journal.add(rows)
+        found += rows
+        advance(len(part) * processes)
+    known |= {row.index: row for row in (gather_object(found) if processes > 1 else found)}
+    return [known[i] for i in indices.tolist()]
+
+
+def _score(cascade: Cascade, source: ImageSource, indices: Tensor, protocol: Protocol) -> list[Row]:
+    images = cascade.fit(source.read(indices))
+    labels = source.labels[indices] if protocol.label_mode == "given" else None
+    prior = None if protocol.prior is None else torch.tensor(protocol.prior)
+    try:
+        nats, posterior = cascade.score(images, labels, protocol.samples, protocol.seed, prior)
+    except NotFinite as fault:
+        raise fault.of(str(indices[fault.row].item())) from None
+    sizes = {codec: file_bpd(images, codec).tolist() for codec in SETTINGS}
+    posteriors = [None] * len(images) if posterior is None else posterior.tolist()
+    return [
+        Row(index, stage_nats, classes, {codec: sizes[codec][i] for codec in sizes})
+        for i, (index, stage_nats, classes) in enumerate(
+            zip(indices.tolist(), nats.tolist(), posteriors, strict=True)
+        )
+    ]

@@ -1,0 +1,189 @@
+"""Disturbed conditions: what they leave alone, what they cost, and that their bound bounds."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import randomise
+from test_likelihood import ENCODER, all_integers, cube_probabilities, tiny_cascade
+
+from cascade.augment import disturb, kl_to_prior
+from cascade.chain import CHUNK, Cascade
+from cascade.dequantise import centre, expand_bits, quantise
+from cascade.pyramid import halve
+from cascade.stage import Stage
+from cascade.variational import variational
+from stages import Flow, InputError, glow, srflow
+from stages.gaussian import log_normal
+
+OPTIONS = {"levels": 2, "steps": 1, "width": 4, "squish": 0.5, "classes": 3}
+FLOWS = {
+    "glow": lambda: glow((3, 8, 8), **OPTIONS),
+    "srflow": lambda: srflow((3, 8, 8), residual=True, **OPTIONS, **ENCODER),
+}
+
+
+def previous(kind: str) -> tuple[Flow, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """A previous stage, its clean images' bin centres, their lower ones, and labels."""
+    flow = randomise(FLOWS[kind](), 0.1).eval()
+    image = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+    lower = centre(halve(image), torch.float64) if kind == "srflow" else None
+    return flow, centre(image, torch.float64), lower, torch.arange(6) % 3
+
+
+def shown() -> torch.Tensor:
+    """Two-bit 2×2 images as 8-bit ones: more than a chunk, all different."""
+    return expand_bits(all_integers(0, 4, (1, 2, 2))[::9].to(torch.uint8), 2)
+
+
+@pytest.mark.parametrize("kind", FLOWS)
+def test_without_noise_the_image_is_the_clean_one(kind):
+    flow, y, lower, label = previous(kind)
+    noise = torch.randn_like(y)
+    disturbed, replaced = disturb(flow, y, lower, label, 0.0, noise)
+    assert torch.equal(disturbed, y) and not replaced.any()
+    nearly, replaced = disturb(flow, y, lower, label, 1e-9, noise)
+    assert torch.equal(quantise(nearly), quantise(y)) and not replaced.any()
+
+
+@pytest.mark.parametrize("kind", FLOWS)
+def test_noise_is_added_to_the_latent(kind):
+    flow, y, lower, label = previous(kind)
+    noise = torch.randn_like(y)
+    disturbed, replaced = disturb(flow, y, lower, label, 0.1, noise)
+    assert not replaced.any() and not disturbed.requires_grad
+    moved = flow.encode(disturbed, lower, label)[0] - flow.encode(y, lower, label)[0]
+    torch.testing.assert_close(moved, 0.1 * noise)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.5])
+def test_divergence_is_what_sampling_says(sigma):
+    torch.manual_seed(0)
+    z = torch.randn(3, 2, 4, 4).double()
+    noise = torch.randn(20_000, 3, 2, 4, 4).double()
+    drawn = (z + sigma * noise).flatten(0, 1)
+    log_q = log_normal(noise.flatten(0, 1)) - z[0].numel() * math.log(sigma)
+    sampled = (log_q - log_normal(drawn)).reshape(-1, 3).mean(0)
+    torch.testing.assert_close(kl_to_prior(z, sigma), sampled, rtol=0.01, atol=0)
+    assert kl_to_prior(torch.zeros_like(z), 1.0).eq(0).all()
+
+
+def test_no_divergence_without_noise():
+    for sigma in (0.0, -1.0, math.nan):
+        with pytest.raises(InputError, match="sigma above 0"):
+            kl_to_prior(torch.zeros(1, 1, 2, 2), sigma)
+
+
+EXPLOSIONS = {
+    "large": ("log_scale", -60.0),
+    "infinite": ("log_scale", -2000.0),
+    "nan": ("bias", math.nan),
+}
+
+
+@pytest.mark.parametrize("name", EXPLOSIONS)
+def test_an_exploding_stage_is_replaced_and_counted(name):
+    cascade, images = tiny_cascade(), shown()
+    parameter, value = EXPLOSIONS[name]
+    base = cascade.stages[0].flow
+    getattr(base.body.affine, parameter).data.fill_(value)
+    y = torch.linspace(-0.4, 0.4, 5).double().reshape(5, 1, 1, 1)
+    disturbed, replaced = disturb(base, y, None, None, 0.5, torch.ones_like(y))
+    assert replaced.all() and torch.equal(disturbed, y)
+
+    report = variational(cascade, images, None, 1, sigma=0.5, samples=2)
+    assert (report.replaced == 2).all() and report.replacement_rate == 1
+    assert report.noisy.isfinite().all() and torch.equal(report.noisy, report.clean)
+    assert report.bound.isnan().all()
+
+
+def test_only_the_rows_that_explode_are_replaced():
+    base = tiny_cascade().stages[0].flow
+    y, noise = torch.zeros(3, 1, 1, 1).double(), torch.tensor([0.1, 100, math.inf]).double()
+    disturbed, replaced = disturb(base, y, None, None, 1.0, noise.reshape(3, 1, 1, 1))
+    assert replaced.tolist() == [False, True, True]
+    assert disturbed[0] != 0 and not disturbed[1:].any()
+
+
+@torch.no_grad()
+def exact_log_marginals(cascade: Cascade, images: torch.Tensor) -> torch.Tensor:
+    """log Σ_low P(low) P(image | low) of two-bit images, P(low) counted among the base's draws."""
+    base, top = (stage.flow for stage in cascade.stages)
+    torch.manual_seed(1)
+    drawn = quantise(base.sample(torch.randn(400_000, 1, 1, 1).double()), 2)
+    frequency = torch.bincount(drawn.flatten().long(), minlength=4) / len(drawn)
+    total = torch.zeros(len(images), dtype=torch.float64)
+    for value in range(4):
+        low = centre(torch.full((len(images), 1, 1, 1), value), torch.float64, 2)
+        total += frequency[value] * cube_probabilities(top, images, 2, nodes=4, low=low)
+    return total.log()
+
+
+def test_the_bound_bounds_and_would_not_without_the_divergence():
+    cascade = tiny_cascade()
+    exact = exact_log_marginals(cascade, all_integers(0, 4, (1, 2, 2))[::9])
+    violated = []
+    for sigma in (0.1, 0.3, 0.6, 1.0):
+        draws = [variational(cascade, shown(), None, 1, sigma, 4, seed) for seed in range(8)]
+        assert not any(report.replaced.any() for report in draws)
+        excess = torch.stack([report.bound for report in draws]) - exact
+        error = excess.std(0) / math.sqrt(len(draws))
+        print(f"sigma {sigma}: bound - exact {excess.mean():.3f}, kl {draws[0].kl.mean():.3f}")
+        assert (excess.mean(0) < 5 * error + 0.02).all()
+        assert excess.mean() < 0
+        without = excess + draws[0].kl
+        violated.append((without.mean(0) > 5 * error + 0.02).any().item())
+    assert any(violated)
+
+
+def test_little_noise_changes_nothing():
+    report = variational(tiny_cascade(), shown(), None, 1, sigma=1e-6, samples=3)
+    assert torch.equal(report.noisy, report.clean) and not report.replaced.any()
+
+
+def test_clean_is_the_table_s_figure():
+    cascade = tiny_cascade()
+    report = variational(cascade, shown(), None, 1, sigma=0.5, seed=3)
+    torch.testing.assert_close(report.clean, cascade.score(shown(), seed=3)[0][:, 1])
+    assert not torch.equal(report.noisy, report.clean)
+
+
+def test_a_stage_in_the_middle_is_conditioned_on_its_own_lower_image():
+    cascade = tiny_cascade()
+    config = cascade.stages[1].config
+    config = replace(config, out="third", data=replace(config.data, size=4))
+    third = srflow((1, 4, 4), levels=1, steps=1, width=4, **ENCODER)
+    third = Stage("third", config, randomise(third, 0.1).eval())
+    cascade = Cascade([*cascade.stages, third])
+    images = expand_bits(torch.randint(0, 4, (5, 1, 4, 4), dtype=torch.uint8), 2)
+    report = variational(cascade, images, None, 2, sigma=0.5)
+    expected = kl_to_prior(cascade.encode(images)[1], 0.5)
+    torch.testing.assert_close(report.kl, expected, rtol=0, atol=0)
+
+
+def test_terms_do_not_depend_on_batch_or_order():
+    cascade, images = tiny_cascade(), shown()
+    assert len(images) > CHUNK
+    order = torch.randperm(len(images))
+
+    def terms(chosen: torch.Tensor) -> torch.Tensor:
+        report = variational(cascade, chosen, None, 1, sigma=0.5, samples=2, seed=4)
+        return torch.stack([report.clean, report.noisy, report.kl, report.bound], dim=1)
+
+    together = terms(images)
+    assert torch.equal(terms(images[order]), together[order])
+    assert torch.equal(terms(images[7:8]), together[7:8])
+    other = variational(cascade, images, None, 1, sigma=0.5, samples=2, seed=5)
+    assert not torch.equal(other.noisy, together[:, 1])
+
+
+def test_what_has_no_bound():
+    cascade, images = tiny_cascade(), shown()
+    for stage in (0, 2, -1):
+        with pytest.raises(InputError, match="choose 1 to 1"):
+            variational(cascade, images, None, stage, sigma=0.5)
+    with pytest.raises(InputError, match="sigma above 0"):
+        variational(cascade, images, None, 1, sigma=0.0)
+    with pytest.raises(InputError, match="at least one sample"):
+        variational(cascade, images, None, 1, sigma=0.5, samples=0)

@@ -1,0 +1,106 @@
+"""How `likelihood.py` prints what it found."""
+
+from __future__ import annotations
+
+import math
+
+from cli import say
+from rich.table import Table
+
+from cascade import Report
+from cascade.diagnose import StageCheck
+from cascade.likelihood import STATEMENT
+from cascade.variational import VariationalReport
+
+
+def figures_table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """A table whose first column is names and whose others are figures."""
+    table = Table(columns[0], title=title)
+    for name in columns[1:]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def show_report(report: Report, result: dict[str, object]) -> None:
+    """The likelihood table, and everything a reader needs to quote it."""
+    bpd = f"{report.bpd:.3f} ± {report.stderr:.3f}"
+    rows = [
+        [s["name"], f"{s['nats']:.1f}", f"{s['bpd']:.3f}", f"{s['share']:.3f}"]
+        for s in report.stages
+    ]
+    title = f"{result['data']}, {result['split']}"
+    table = figures_table(title, ["stage", "nats", "own bits/dim", "share"], rows)
+    table.add_section()
+    table.add_row("cascade", f"{report.nats.sum(1).mean():.1f}", "", bpd)
+    say(table)
+    treatment = f", classes {result['label_mode']}" if result["label_mode"] else ""
+    say(
+        f"{bpd} bits/dim over {result['images']} images (K = {result['samples']}, seed "
+        f"{result['seed']}{treatment}, {result['dtype']}); {result['images_per_s']:.1f} images/s"
+    )
+    if result["accuracy"] is not None:
+        say(f"accuracy of the most likely class: {result['accuracy']:.1%}")
+    if result["skipped"]:
+        say(f"unreadable images left out: {result['skipped']}")
+    sizes = ", ".join(f"{name} {size:.3f}" for name, size in result["files"].items())
+    say(f"the same images as lossless files, bits/dim: {sizes}")
+    for pair, found in zip(report.names[1:], report.consistency, strict=True):
+        say(
+            f"consistency of {pair}'s samples with their input: |D(sample) - input| "
+            f"{found['mean']:.2f} of {2**report.bits} grey levels on average, "
+            f"{found['worst']:.0f} at worst, {found['exact']:.1%} of values exact"
+        )
+    say(STATEMENT)
+
+
+def show_comparison(title: str, found: dict[str, float], theirs: Report) -> None:
+    """AUROC by figure, and the other set's bits/dim."""
+    rows = [[name, f"{value:.3f}"] for name, value in found.items()]
+    say(figures_table(title, ["figure", "AUROC"], rows))
+    say(f"the other set: {theirs.bpd:.3f} ± {theirs.stderr:.3f} bits/dim")
+
+
+def show_bounds(sigma: float, found: dict[str, VariationalReport]) -> None:
+    """Each stage on clean and disturbed conditions, and the bound that replaces two terms."""
+    rows = []
+    for name, report in found.items():
+        bounded = report.bound[~report.bound.isnan()]
+        bound = f"{bounded.mean():.1f}" if len(bounded) else "none"
+        means = [f"{x.mean():.1f}" for x in (report.clean, report.noisy, report.kl)]
+        rows.append([name, *means, bound, f"{report.replacement_rate:.1%}"])
+    columns = ["stage", "clean", "noisy", "KL", "noisy - KL", "replaced"]
+    say(figures_table(f"conditions disturbed by σ = {sigma:g}, nats", columns, rows))
+    say(
+        "noisy - KL bounds log P(image | the image two stages below): it stands in place of the "
+        "clean term and the previous stage's, never beside them; images with a replaced draw have none."
+    )
+
+
+def show_checks(checks: list[StageCheck]) -> None:
+    """The worst of each kind of layer, stage by stage, and a verdict."""
+    for check in checks:
+        rows = []
+        for kind in dict.fromkeys(layer.kind for layer in check.layers):
+            layers = [layer for layer in check.layers if layer.kind == kind]
+            trip = max(layer.round_trip for layer in layers)
+            error = max(layer.log_det_error for layer in layers)
+            condition = max(layer.condition for layer in layers)
+            rows.append(
+                [f"{len(layers)} {kind}", f"{trip:.1e}", f"{error:.1e}", f"{condition:.1f}"]
+            )
+        columns = ["worst of", "round trip", "log-det error", "condition"]
+        say(figures_table(check.name, columns, rows))
+        noise = f"noise of mean {check.noise_mean:.2f} and deviation {check.noise_std:.2f}"
+        say(f"{check.exact:.0%} of images come back exactly; {noise}")
+        say(f"{check.name}: {check.verdict}")
+
+
+def finite(value: object) -> object:
+    """The same figures for JSON, which knows neither nan nor infinity: None in their place."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
