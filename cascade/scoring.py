@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -36,12 +37,17 @@ class Protocol:
 
 @dataclass
 class Row:
-    """What was found out about one image: nats by stage, log p(y | image), file sizes in bpd."""
+    """What was found out about one image.
+
+    Nats by stage, log p(y | image) where classes are marginalised, bits/dim as lossless files, and
+    the seconds that scoring it took.
+    """
 
     index: int
     nats: list[float]
     posterior: list[float] | None
-    files: dict[str, float] = field(default_factory=dict)
+    files: dict[str, float]
+    seconds: float
 
 
 class Journal:
@@ -127,14 +133,16 @@ def _score(cascade: Cascade, source: ImageSource, indices: Tensor, protocol: Pro
     images = cascade.fit(source.read(indices))
     labels = source.labels[indices] if protocol.label_mode == "given" else None
     prior = None if protocol.prior is None else torch.tensor(protocol.prior)
+    started = time.perf_counter()
     try:
         nats, posterior = cascade.score(images, labels, protocol.samples, protocol.seed, prior)
     except NotFinite as fault:
         raise fault.of(str(indices[fault.row].item())) from None
+    seconds = (time.perf_counter() - started) / len(images)
     sizes = {codec: file_bpd(images, codec).tolist() for codec in SETTINGS}
     posteriors = [None] * len(images) if posterior is None else posterior.tolist()
     return [
-        Row(index, stage_nats, classes, {codec: sizes[codec][i] for codec in sizes})
+        Row(index, stage_nats, classes, {codec: sizes[codec][i] for codec in sizes}, seconds)
         for i, (index, stage_nats, classes) in enumerate(
             zip(indices.tolist(), nats.tolist(), posteriors, strict=True)
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -48,35 +47,19 @@ def main() -> None:
         return
     protocol = Protocol(args.samples, args.seed, *label_treatment(cascade, source, args))
     indices = drawn(source, args.limit)
-    count = len(indices)
-    provenance = {
-        "data": args.data,
-        "split": args.split,
-        "images": count,
-        "of": len(source),
-        **asdict(protocol),
-        "dtype": args.dtype,
-        "bits": cascade.bits,
-        "weights": {stage.name: stage.digest for stage in cascade.stages},
-        "versions": {name: version(name) for name in ("csrflow", "torch")},
-    }
+    provenance = origin(cascade, source, protocol, args) | {"images": len(indices)}
     saved_to = next((file for file in outputs if file), None)
     journal = Journal(Path(f"{saved_to}.partial"), provenance) if saved_to else None
     done = journal.open(args.resume, args.force, state) if journal else []
-    started = time.perf_counter()
     rows = score(cascade, source, indices, protocol, args, state, journal, done)
-    speed = (count - len(done)) / (time.perf_counter() - started)
     if not state.is_main_process:
         return
     report = assemble(cascade, rows, args.seed)
     records = Records.of(report, source, indices)
-    files = {codec: column(rows, codec) for codec in SETTINGS}
-    result = {**figures(report, records.labels), **provenance}
-    result["files"] = {codec: sizes.mean().item() for codec, sizes in files.items()}
-    result |= {"skipped": getattr(source, "skipped", 0), "images_per_s": speed, "run": args.run}
+    result = {**figures(report, records.labels), **provenance, **measured(rows, state)}
     show_report(report, result)
     if args.compare:
-        result["auroc"] = compare(cascade, report, files["WebP"], protocol, args)
+        result["auroc"] = compare(cascade, report, column(rows, "WebP"), protocol, args)
     if args.heatmap:
         draw_heatmap(cascade, source, records, args)
     if args.variational:
@@ -196,6 +179,34 @@ def column(rows: list[Row], codec: str) -> Tensor:
     return torch.tensor([row.files[codec] for row in rows], dtype=torch.float64)
 
 
+def origin(
+    cascade: Cascade, source: ImageSource, protocol: Protocol, args: argparse.Namespace
+) -> dict[str, object]:
+    """What it takes to repeat the figures."""
+    return {
+        "run": args.run,
+        "data": args.data,
+        "split": args.split,
+        "of": len(source),
+        "skipped": getattr(source, "skipped", 0),
+        **asdict(protocol),
+        "dtype": args.dtype,
+        "bits": cascade.bits,
+        "weights": {stage.name: stage.digest for stage in cascade.stages},
+        "versions": {name: version(name) for name in ("csrflow", "torch")},
+    }
+
+
+def measured(rows: list[Row], state: PartialState) -> dict[str, object]:
+    """Mean bits/dim as lossless files, and images scored a second by all processes together."""
+    seconds = sum(row.seconds for row in rows) / len(rows)
+    return {
+        "files": {codec: column(rows, codec).mean().item() for codec in SETTINGS},
+        "images_per_s": state.num_processes / seconds,
+        "processes": state.num_processes,
+    }
+
+
 def figures(report: Report, labels: Tensor | None) -> dict[str, object]:
     return {
         "bpd": report.bpd,
@@ -220,12 +231,11 @@ def compare(
     return found
 
 
-def labels_at(records: Records) -> Tensor | None:
+def labels_of(records: Records) -> Tensor:
     """The images' labels where they are known, else their most likely classes."""
-    if records.labels is not None and records.report.posterior is not None:
+    if records.labels is not None:
         return records.labels
-    posterior = records.report.posterior
-    return records.labels if posterior is None else posterior.argmax(1)
+    return records.report.posterior.argmax(1)
 
 
 def draw_heatmap(
@@ -235,7 +245,7 @@ def draw_heatmap(
     order = records.report.image_bpd.argsort(descending=True)
     rows = torch.cat([order[:4], order[4:][-4:]])
     images = cascade.fit(source.read(records.indices[rows]))
-    labels = labels_at(records)[rows] if cascade.classes else None
+    labels = labels_of(records)[rows] if cascade.classes else None
     maps = spent(cascade, images, labels, args.seed)
     bpd = records.report.image_bpd[rows]
     save_heatmaps(images, maps, records.report.names, bpd, args.heatmap)
@@ -247,7 +257,7 @@ def bounds(
 ) -> dict[str, dict[str, float]]:
     """Every stage but the first on disturbed conditions, printed; mean figures for the JSON."""
     images = cascade.fit(source.read(records.indices))
-    labels = labels_at(records) if cascade.classes else None
+    labels = labels_of(records) if cascade.classes else None
     found = {}
     for i, stage in enumerate(cascade.stages[1:], start=1):
         found[stage.name] = variational(

@@ -74,7 +74,8 @@ def show_bounds(sigma: float, found: dict[str, VariationalReport]) -> None:
     say(figures_table(f"conditions disturbed by σ = {sigma:g}, nats", columns, rows))
     say(
         "noisy - KL bounds log P(image | the image two stages below): it stands in place of the "
-        "clean term and the previous stage's, never beside them; images with a replaced draw have none."
+        "clean term and the previous stage's, never beside them. Images with a replaced draw have "
+        "no bound."
     )
 
 
