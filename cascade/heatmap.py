@@ -114,9 +114,11 @@ def save_heatmaps(
 
     ``images`` is uint8 (N, C, H, W) at full resolution; ``maps`` holds, for each of ``names``,
     bits per pixel (N, h, w) at that stage's own size; ``bpd`` is (N,). All maps share one colour
-    scale, from the least to the greatest value of any, which the legend below the rows names.
+    scale, which the legend below the rows names: it ends at the values that one pixel in a hundred
+    lies beyond, since a single pixel can cost a thousand times as much as the others.
     """
-    low, high = min(m.min().item() for m in maps), max(m.max().item() for m in maps)
+    values = torch.cat([m.double().flatten().cpu() for m in maps])
+    low, high = (values.quantile(q).item() for q in (0.005, 0.995))
     scale = math.ceil(TILE / images.shape[3])
     width, height = images.shape[3] * scale, images.shape[2] * scale
     across, down, header = width + GAP, height + GAP, TEXT + 2 * GAP
@@ -140,7 +142,7 @@ def save_heatmaps(
     bar = coloured(torch.linspace(low, high, right - GAP - left)[None], low, high)
     canvas.paste(bar.resize((bar.width, TEXT)), (left, bottom + GAP))
     write(left - GAP, bottom + GAP + TEXT / 2, "bits per pixel", "rm")
-    write(left, bottom + header, f"{low:.2f}", "la")
-    write(right - GAP, bottom + header, f"{high:.2f}", "ra")
+    write(left, bottom + header, f"{low:.2f} or less", "la")
+    write(right - GAP, bottom + header, f"{high:.2f} or more (up to {values.max():.2f})", "ra")
     with whole(file) as aside:
         canvas.save(aside)

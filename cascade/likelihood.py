@@ -120,7 +120,10 @@ class Report:
 
     @property
     def stages(self) -> list[dict[str, str | float]]:
-        """Per stage: name, mean nats, bpd over its own dimensions, share of the composed bpd."""
+        """Per stage: name, mean nats, bpd over its own dimensions, share of the composed bpd.
+
+        ``constant`` is what dequantisation adds to the log-density, −D·log 2ⁿ, within the nats.
+        """
         rows = []
         for i, (name, shape) in enumerate(zip(self.names, self.shapes, strict=True)):
             mean = self.nats[:, i].mean()
@@ -130,6 +133,7 @@ class Report:
                     "nats": mean.item(),
                     "bpd": bits_per_dim(mean, math.prod(shape)).item(),
                     "share": bits_per_dim(mean, self.dimensions).item(),
+                    "constant": -log_volume(math.prod(shape), self.bits),
                 }
             )
         return rows
