@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import distributed
 
 from cascade import Cascade, InputError
 from cascade.files import whole
@@ -30,6 +31,9 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()  # or a process that is done first may abort
 
 
 def use_all_cores() -> None:
