@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -90,6 +91,8 @@ class Journal:
         """Append rows, on disk before this returns."""
         with open(self.file, "a") as out:
             out.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+            out.flush()
+            os.fsync(out.fileno())
 
     def remove(self) -> None:
         """Delete the journal, once its result is safe."""
