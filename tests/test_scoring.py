@@ -39,7 +39,7 @@ def alone(digits, tmp_path_factory) -> str:
 def test_two_processes_write_the_same_bytes(digits, tmp_path, alone):
     table = tmp_path / "t.csv"
     done = launch(
-        "torchrun", "--nproc_per_node", "2", "--master_port", "29612",
+        "torchrun", "--standalone", "--nproc_per_node", "2",
         "tools/likelihood.py", digits, *FEW, "--csv", table, "--json", tmp_path / "r.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

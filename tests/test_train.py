@@ -89,7 +89,7 @@ def test_two_processes_train_as_one(tmp_path):
     done = run_tool("train", SRF16, f"out={tmp_path / 'one'}", *settings)
     assert done.returncode == 0, done.stderr
     done = launch(
-        "torchrun", "--nproc_per_node", "2", "--master_port", "29611",
+        "torchrun", "--standalone", "--nproc_per_node", "2",
         "tools/train.py", SRF16, f"out={tmp_path / 'two'}", *settings,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
