@@ -130,7 +130,7 @@ LEAST = {
     "train.save_every": 1,
     "train.sample_every": 1,
     "train.init_images": 1,
-    "train.validate_images": 0,
+    "train.validate_images": 1,
 }
 
 

@@ -14,7 +14,11 @@ from cascade.dequantise import bits_per_dim, dequantise, log_volume
 from cascade.pyramid import halve
 from cascade.seeds import image_noise
 
-STATEMENT = (
+ONE_STAGE = (
+    "The figure is a lower bound on log P(image), so bits/dim is an upper bound: dequantisation "
+    "is bounded."
+)
+SEVERAL = (
     "The composed figure is a lower bound on log P(image), so bits/dim is an upper bound: each "
     "stage's dequantisation is bounded, and the stages' sum counts one path through the pyramid, "
     "while a stage also gives mass to images whose downsampling is not its input."
@@ -137,6 +141,11 @@ class Report:
                 }
             )
         return rows
+
+    @property
+    def statement(self) -> str:
+        """What the figure is, to be said wherever it is printed."""
+        return ONE_STAGE if len(self.names) == 1 else SEVERAL
 
     def accuracy(self, labels: Tensor) -> float | None:
         """Share of images whose most likely class is their label, where classes were summed."""

@@ -199,3 +199,24 @@ def test_maps_add_up_to_the_bits_of_the_table(digits):
     for i, bits in enumerate(spent(cascade, x, labels)):
         expected = -nats[:, i] / math.log(2)
         torch.testing.assert_close(bits.sum((1, 2)), expected, rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--compare", "imagenet"], "unknown data set 'imagenet'"),
+        (["--heatmap", "where.xyz"], "is not a picture's file name"),
+        (["--compare", "mnist5k", "--label-mode", "given"], "needs --label-mode marginal"),
+    ],
+)
+def test_errors_come_before_scoring(digits, tmp_path, words, message):
+    table = tmp_path / "t.csv"
+    done = run_tool("likelihood", digits, *FEW, "--csv", table, *words)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_single_stage_is_not_called_a_sum(digits):
+    done = run_tool("likelihood", digits / "glow8", *FEW)
+    assert done.returncode == 0, done.stderr
+    assert "dequantisation is bounded" in done.stdout and "pyramid" not in done.stdout

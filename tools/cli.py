@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import distributed
 
@@ -74,6 +75,12 @@ def refuse_to_overwrite(files: Sequence[str | None], force: bool) -> None:
     for file in files:
         if file and Path(file).exists() and not force:
             raise InputError(f"{file} exists; pass --force to overwrite it")
+
+
+def check_picture(file: str | None) -> None:
+    """Raise `InputError` unless a file's name is that of a picture that can be written."""
+    if file and Image.registered_extensions().get(Path(file).suffix.lower()) not in Image.SAVE:
+        raise InputError(f"{file} is not a picture's file name, such as grid.png")
 
 
 def write_json(result: dict[str, object], file: str) -> None:

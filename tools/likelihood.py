@@ -23,7 +23,6 @@ from cascade.data import SPLITS, labels_by_name, open_images
 from cascade.diagnose import check_cascade
 from cascade.heatmap import save_heatmaps, spent
 from cascade.images import ImageSource
-from cascade.likelihood import STATEMENT
 from cascade.records import Records
 from cascade.scoring import Journal, Protocol, Row, score_source
 from cascade.seeds import generator
@@ -37,6 +36,7 @@ def main() -> None:
     args = parse()
     outputs = [args.csv, args.npz, args.json]
     cli.refuse_to_overwrite([*outputs, args.heatmap], args.force)
+    cli.check_picture(args.heatmap)
     state = PartialState(cpu=not torch.cuda.is_available())
     args.device = args.device or state.device
     cascade = cli.load_cascade(args, args.dtype)
@@ -45,6 +45,9 @@ def main() -> None:
     if args.check:
         check(cascade, source, args)
         return
+    other = None
+    if args.compare:
+        other = open_source(cascade, args, args.compare, args.compare_split)
     protocol = Protocol(args.samples, args.seed, *label_treatment(cascade, source, args))
     indices = drawn(source, args.limit)
     provenance = origin(cascade, source, protocol, args) | {"images": len(indices)}
@@ -58,8 +61,8 @@ def main() -> None:
     records = Records.of(report, source, indices)
     result = {**figures(report, records.labels), **provenance, **measured(rows, state)}
     show_report(report, result)
-    if args.compare:
-        result["auroc"] = compare(cascade, report, column(rows, "WebP"), protocol, args)
+    if other is not None:
+        result["auroc"] = compare(cascade, report, column(rows, "WebP"), other, protocol, args)
     if args.heatmap:
         draw_heatmap(cascade, source, records, args)
     if args.variational:
@@ -214,15 +217,19 @@ def figures(report: Report, labels: Tensor | None) -> dict[str, object]:
         "stages": report.stages,
         "accuracy": None if labels is None else report.accuracy(labels),
         "consistency": report.consistency,
-        "statement": STATEMENT,
+        "statement": report.statement,
     }
 
 
 def compare(
-    cascade: Cascade, ours: Report, sizes: Tensor, protocol: Protocol, args: argparse.Namespace
+    cascade: Cascade,
+    ours: Report,
+    sizes: Tensor,
+    other: ImageSource,
+    protocol: Protocol,
+    args: argparse.Namespace,
 ) -> dict[str, float]:
     """Score the other data set by the same protocol, and print how well it is told apart."""
-    other = open_source(cascade, args, args.compare, args.compare_split)
     indices = drawn(other, args.limit)
     rows = score(cascade, other, indices, protocol, args)
     theirs = assemble(cascade, rows, args.seed)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from pathlib import Path
 
 import cli
 import numpy as np
 import torch
-from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
 
@@ -24,8 +22,7 @@ WIDEST = 20  # images in a row of the grid
 def main() -> None:
     args = parse()
     cli.refuse_to_overwrite([args.out, args.npz, args.json], args.force)
-    if Image.registered_extensions().get(Path(args.out).suffix.lower()) not in Image.SAVE:
-        raise InputError(f"--out {args.out}: not a picture's file name, such as grid.png")
+    cli.check_picture(args.out)
     cascade = cli.load_cascade(args)
     temperature = temperatures(args.temperature)
     labels = class_rows(cascade, args.classes, args.num)

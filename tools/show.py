@@ -9,7 +9,6 @@ from rich.table import Table
 
 from cascade import Report
 from cascade.diagnose import StageCheck
-from cascade.likelihood import STATEMENT
 from cascade.variational import VariationalReport
 
 
@@ -52,7 +51,7 @@ def show_report(report: Report, result: dict[str, object]) -> None:
             f"{found['mean']:.2f} of {2**report.bits} grey levels on average, "
             f"{found['worst']:.0f} at worst, {found['exact']:.1%} of values exact"
         )
-    say(STATEMENT)
+    say(report.statement)
 
 
 def show_comparison(title: str, found: dict[str, float], theirs: Report) -> None:
