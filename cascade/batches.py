@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from cascade.coding import coding
 from cascade.config import StageConfig
 from cascade.dequantise import centre, dequantise, reduce_bits
 from cascade.images import ImageSource
@@ -19,19 +20,19 @@ from cascade.seeds import generator, uniform
 
 @dataclass
 class Batch:
-    """Dequantised images (B, C, H, W), their clean low images or None, and labels or None."""
+    """What the flow models (B, *shape), dequantised, clean low images or None, labels or None."""
 
-    high: Tensor
+    target: Tensor
     low: Tensor | None
     label: Tensor | None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        high, low, label = (
-            None if t is None else t.to(device, non_blocking=True)
-            for t in (self.high, self.low, self.label)
-        )
-        return Batch(high, low, label)
+        return Batch(*(None if t is None else t.to(device, non_blocking=True) for t in self.parts))
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self.target, self.low, self.label
 
 
 class Batches:
@@ -46,6 +47,7 @@ class Batches:
     def __init__(self, source: ImageSource, config: StageConfig, rank: int = 0, processes: int = 1):
         self.source = source
         self.config = config
+        self.coding = coding(config)
         self.each = config.train.batch_size // processes
         self.first = rank * self.each
 
@@ -76,13 +78,14 @@ class Batches:
         if flip:
             flipped = torch.tensor([uniform((), source) < 0.5 for source in sources])
             images = torch.where(flipped[:, None, None, None], images.flip(3), images)
-        high = halve_to(images, data.size, data.bits)
+        high = halve_to(images, data.size, data.bits, model.pyramid)
         low = None
         if model.kind == "srflow":
-            low = centre(halve(high, data.bits), bits=data.bits)
-        noise = torch.stack([uniform(high.shape[1:], source) for source in sources])
+            low = centre(halve(high, data.bits, model.pyramid), bits=data.bits)
+        values = self.coding.values(high)
+        noise = torch.stack([uniform(values.shape[1:], source) for source in sources])
         labels = self.source.labels[indices] if model.classes else None
-        return Batch(dequantise(high, noise, data.bits), low, labels)
+        return Batch(dequantise(values, noise, data.bits), low, labels)
 
     def _of_step(self, step: int) -> Tensor:
         first = step * self.config.train.batch_size + self.first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cascade.dequantise import centre, expand_bits, quantise, reduce_bits
+from cascade.dequantise import centre, expand_bits, reduce_bits
 from cascade.finite import NotFinite, first_not_finite
 from cascade.likelihood import Report, class_columns, compose, consistency
 from cascade.manifest import check_order, stage_folders
@@ -20,7 +21,7 @@ from cascade.stage import Stage, load_stage
 from stages import Flow, InputError
 
 CHUNK = 16  # images that a net sees at once: fixed, since sums differ slightly with batch size
-CONSISTENCY_SAMPLES = 64
+SAMPLES_JUDGED = 64  # fresh samples, for their consistency and how often they are clipped
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
@@ -44,11 +45,15 @@ def _noise_of(flow: Flow, *inputs: Tensor | None) -> Tensor:
 
 @dataclass
 class Draw:
-    """Samples at every resolution, base first, uint8 (N, C, H, W), and which were finite (N,)."""
+    """Samples at every resolution, base first, uint8 (N, C, H, W), and which were finite (N,).
+
+    ``clipped`` (N, stages) is the share of a stage's values that no image has, and were clipped.
+    """
 
     images: list[Tensor]
     labels: Tensor | None
     finite: Tensor
+    clipped: Tensor
 
 
 class Cascade:
@@ -58,12 +63,13 @@ class Cascade:
     images (``bits``-bit ones where the stages were trained so), float64 (N,), in nats.
     """
 
-    def __init__(self, stages: Sequence[Stage], autocast: bool = False):
-        check_order([(stage.name, stage.config) for stage in stages])
+    def __init__(self, stages: Sequence[Stage], autocast: bool = False, pyramid: str | None = None):
+        check_order([(stage.name, stage.config) for stage in stages], pyramid)
         self.stages = list(stages)
         self.autocast = autocast
         self.classes = max(stage.classes for stage in stages)
         self.bits = stages[0].config.data.bits
+        self.pyramid = stages[0].config.model.pyramid
         self.shape = stages[-1].shape
 
     @classmethod
@@ -82,9 +88,9 @@ class Cascade:
         """
         if dtype not in DTYPES:
             raise InputError(f"dtype is one of {', '.join(DTYPES)}, got {dtype}")
-        folders = stage_folders(folder, stages)
+        folders, pyramid = stage_folders(folder, stages)
         loaded = [load_stage(path, device, DTYPES[dtype]) for path in folders]
-        return cls(loaded, autocast=dtype == "bfloat16")
+        return cls(loaded, dtype == "bfloat16", pyramid)
 
     def sample(
         self,
@@ -118,18 +124,20 @@ class Cascade:
             labels = torch.arange(first, first + num) % self.classes
         labels = self._labels(labels, num)
         low, images, finite = None, [], torch.ones(num, dtype=torch.bool)
+        clipped = torch.zeros(num, len(self.stages), dtype=torch.float64)
         for i, (stage, scale) in enumerate(zip(self.stages, temperatures, strict=True)):
-            noise = scale * sample_noise(stage.shape, seed, i, first, num)
+            noise = scale * sample_noise(stage.flow.shape, seed, i, first, num)
             y = self.run(stage, stage.flow.sample, noise, low, labels)
             finite &= y.flatten(1).isfinite().all(1)
-            low = quantise(y, self.bits)
+            low, changed = stage.coding.image(y, low)
+            clipped[:, i] = changed / noise[0].numel()
             images.append(expand_bits(low, self.bits))
-        return Draw(images, labels, finite)
+        return Draw(images, labels, finite, clipped)
 
     def log_prob(
         self, images: Tensor, labels: Tensor | Sequence[int] | None = None, seed: int = 0
     ) -> Tensor:
-        """log P(image) in nats, (N,): the composed lower bound.
+        """log P(image) in nats, (N,): the composed figure, see `Report.statement`.
 
         Without ``labels`` a conditional cascade sums over classes, each equally likely.
         """
@@ -154,7 +162,8 @@ class Cascade:
 
         Reduced to the cascade's bits first, as in training. Raises `InputError` for other sizes.
         """
-        halved = halve_to(reduce_bits(images, self.bits), self.shape[1], self.bits)
+        reduced = reduce_bits(images, self.bits)
+        halved = halve_to(reduced, self.shape[1], self.bits, self.pyramid)
         return expand_bits(halved, self.bits)
 
     @torch.no_grad()
@@ -175,7 +184,8 @@ class Cascade:
         columns, low = [], None
         for i, (stage, high) in enumerate(zip(self.stages, self.levels(images), strict=True)):
             density = partial(self.run, stage, stage.flow.class_log_probs, low=low)
-            found = class_columns(density, high, seed, i, samples, self.bits)
+            dequantised = partial(stage.coding.dequantise, high, seed, i)
+            found = class_columns(density, dequantised, samples, self.bits)
             for row in (~found.isfinite().all(1)).nonzero().flatten().tolist():
                 raise NotFinite(row, stage.name, self._layer_at_fault(stage, high, low, row))
             columns.append(found)
@@ -184,24 +194,27 @@ class Cascade:
 
     def report(self, nats: Tensor, posterior: Tensor | None, seed: int = 0) -> Report:
         """The `Report` of scores that `score` gave, with the consistency of fresh samples."""
-        draw = self.draw(CONSISTENCY_SAMPLES, seed=seed)
+        draw = self.draw(SAMPLES_JUDGED, seed=seed)
         images = [reduce_bits(image, self.bits) for image in draw.images]
         return Report(
             [stage.name for stage in self.stages],
-            [stage.flow.shape for stage in self.stages],
+            [math.prod(stage.flow.shape) for stage in self.stages],
+            math.prod(self.shape),
             nats,
             posterior,
-            consistency(images, self.bits),
+            consistency(images, self.bits, self.pyramid),
+            draw.clipped,
+            self.pyramid,
             self.bits,
         )
 
     @torch.no_grad()
     def encode(self, images: Tensor, labels: Tensor | Sequence[int] | None = None) -> list[Tensor]:
-        """Every stage's noise, base first, each of its stage's image shape (bin centres)."""
+        """Every stage's noise (N, *flow.shape), base first, of the images' bin centres."""
         labels = self.needed_labels(labels, len(images))
         noises, low = [], None
         for stage, high in zip(self.stages, self.levels(images), strict=True):
-            y = centre(high, bits=self.bits)
+            y = stage.coding.centre(high)
             noises.append(self.run(stage, partial(_noise_of, stage.flow), y, low, labels))
             low = high
         return noises
@@ -215,7 +228,7 @@ class Cascade:
         low = None
         for stage, noise in zip(self.stages, noises, strict=True):
             y = self.run(stage, stage.flow.decode, noise, low, labels)
-            low = quantise(y, self.bits)
+            low, _ = stage.coding.image(y, low)
         return expand_bits(low, self.bits)
 
     def run(
@@ -238,7 +251,7 @@ class Cascade:
             return in_chunks(function, *inputs).cpu()
 
     def _layer_at_fault(self, stage: Stage, high: Tensor, low: Tensor | None, row: int) -> str:
-        y = centre(high[row : row + 1], bits=self.bits)
+        y = stage.coding.centre(high[row : row + 1])
         one_low = None if low is None else low[row : row + 1]
         with first_not_finite(stage.flow) as layer:
             self.run(stage, stage.flow.class_log_probs, y, one_low)
@@ -252,7 +265,8 @@ class Cascade:
                 f"this cascade takes uint8 images (N, {', '.join(map(str, self.shape))}), "
                 f"got {images.dtype} {tuple(images.shape)}"
             )
-        return pyramid(reduce_bits(images.cpu(), self.bits), len(self.stages), self.bits)
+        reduced = reduce_bits(images.cpu(), self.bits)
+        return pyramid(reduced, len(self.stages), self.bits, self.pyramid)
 
     def _temperatures(self, temperature: float | Sequence[float]) -> list[float]:
         given = [temperature] if isinstance(temperature, int | float) else list(temperature)

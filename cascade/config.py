@@ -39,6 +39,7 @@ class Model:
     squish: float = 0.0
     squish_range: str = "sigmoid"
     coupling: str = "affine"
+    pyramid: str = "bicubic"  # bicubic or haar: where low images come from
     classes: int = 0
     class_weight: float = 0.01  # λ_c
     class_loss: str = "bce"  # bce or softmax
@@ -100,6 +101,7 @@ CHOICES = {
     "data.split": ("train", "trainval"),
     "model.squish_range": ("sigmoid", "symmetric"),
     "model.coupling": ("affine", "additive"),
+    "model.pyramid": ("bicubic", "haar"),
     "model.class_loss": ("bce", "softmax"),
     "train.optimizer": ("adamax", "adam"),
     "train.schedule": ("constant", "halve", "cosine"),
@@ -204,6 +206,10 @@ def check(config: StageConfig) -> None:
     ):
         if not fits:
             raise InputError(f"{key} must {must}")
+    if config.model.pyramid == "haar" and getattr(config.model, "residual", False):
+        raise InputError(
+            "model.residual needs model.pyramid=bicubic: Haar details are a residual already"
+        )
 
 
 def _explain(error: OmegaConfBaseException, kind: str) -> str:

@@ -9,19 +9,27 @@ from torch import Tensor
 
 
 def dequantise(image: Tensor, noise: Tensor, bits: int = 8) -> Tensor:
-    """y = (v + u)/2ⁿ − ½ in [−½, ½), in the noise's floating type."""
-    return (image.to(noise.dtype) + noise) / 2**bits - 0.5
+    """y = (v + u)/2ⁿ − ½ in the noise's floating type, in [−½, ½) for pixels.
+
+    Computed as (v − 2ⁿ⁻¹ + u)/2ⁿ, which is exact in float32 for pixels and details alike.
+    """
+    return (image.to(noise.dtype) - 2 ** (bits - 1) + noise) / 2**bits
 
 
 def centre(image: Tensor, dtype: torch.dtype = torch.float32, bits: int = 8) -> Tensor:
     """The middle of each value's bin: `dequantise` with u = ½."""
-    return (image.to(dtype) + 0.5) / 2**bits - 0.5
+    return dequantise(image, torch.full((), 0.5, dtype=dtype, device=image.device), bits)
+
+
+def integers(y: Tensor, bits: int = 8) -> Tensor:
+    """The integer whose bin y lies in, int32; what is not a number becomes the middle one."""
+    values = torch.floor(torch.nan_to_num(y) * 2**bits) + 2 ** (bits - 1)
+    return values.clamp(-(2**15), 2**15).to(torch.int32)
 
 
 def quantise(y: Tensor, bits: int = 8) -> Tensor:
-    """The bin y lies in, clipped to 0..2ⁿ−1, as uint8; what is not a number becomes mid-grey."""
-    values = torch.floor((torch.nan_to_num(y) + 0.5) * 2**bits)
-    return values.clamp(0, 2**bits - 1).to(torch.uint8)
+    """`integers` clipped to the pixel values 0..2ⁿ−1, as uint8."""
+    return integers(y, bits).clamp(0, 2**bits - 1).to(torch.uint8)
 
 
 def reduce_bits(image: Tensor, bits: int) -> Tensor:

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from cascade.chain import Cascade
-from cascade.dequantise import centre, dequantise, quantise
-from cascade.seeds import image_noise
+from cascade.dequantise import centre
 from cascade.stage import Stage
 from stages import Bijection, Flow
 from stages.bijection import Cond, halves
@@ -175,18 +174,16 @@ def check_stage(
     """
     flow, bits = stage.flow, stage.config.data.bits
     weight = next(flow.parameters())
-    x, below = (
-        None if image is None else centre(image, weight.dtype, bits).to(weight.device)
-        for image in (high, low)
-    )
+    x = stage.coding.centre(high, weight.dtype).to(weight.device)
+    below = None if low is None else centre(low, weight.dtype, bits).to(weight.device)
     label = None if label is None else label.to(weight.device)
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         visits, z = _visit(flow, x, below, label)
         layers = [_check_layer(name, visit) for name, visit in visits.items()]
-        back = _or_nan(lambda: flow.decode(z, below, label))
-        drawn = dequantise(high, image_noise(high, seed=0, stage=0, draw=0), bits)
+        back = _or_nan(lambda: flow.decode(z, below, label)).expand(x.shape)
+        drawn = stage.coding.dequantise(high, seed=0, stage=0, draw=0)
         noise, _ = flow.encode(drawn.to(weight), below, label)
-    same = quantise(back, bits).cpu() == high.cpu()
+    same = stage.coding.image(back.cpu(), low)[0] == high.cpu()
     return StageCheck(
         stage.name,
         layers,

@@ -14,9 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from cascade.chain import Cascade
-from cascade.dequantise import dequantise
 from cascade.files import whole
-from cascade.seeds import image_noise
 from stages import Bijection, Flow
 from stages.bijection import halves
 from stages.coupling import Coupling, Injector
@@ -85,17 +83,18 @@ def nats_map(
 
 
 def spent(cascade: Cascade, images: Tensor, labels: Tensor | None, seed: int = 0) -> list[Tensor]:
-    """Bits per pixel that each stage spends on full images (N, C, H, W), base first, (N, h, w).
+    """Bits per position that each stage spends on full images (N, C, H, W), base first, (N, h, w).
 
-    Each map's mean, divided by C, is the stage's own bits/dim of that image with its first
-    dequantisation noise. Single pixels may be negative: only the sum is bounded.
+    Each map's mean, divided by the channels of what the stage models (C pixels or 3C details), is
+    the stage's own bits/dim of that image with its first dequantisation noise. Single positions may
+    be negative: only the sum is bounded.
     """
     labels = cascade.needed_labels(labels, len(images))
     maps, low = [], None
     for i, (stage, high) in enumerate(zip(cascade.stages, cascade.levels(images), strict=True)):
-        y = dequantise(high, image_noise(high, seed, i, 0), cascade.bits)
+        y = stage.coding.dequantise(high, seed, i, draw=0)
         nats = cascade.run(stage, partial(nats_map, stage.flow), y, low, labels)
-        maps.append(cascade.bits * high.shape[1] - nats.double() / math.log(2))
+        maps.append(cascade.bits * y.shape[1] - nats.double() / math.log(2))
         low = high
     return maps
 

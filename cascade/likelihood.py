@@ -10,40 +10,44 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cascade.dequantise import bits_per_dim, dequantise, log_volume
+from cascade.dequantise import bits_per_dim, log_volume
 from cascade.pyramid import halve
-from cascade.seeds import image_noise
 
 ONE_STAGE = (
     "The figure is a lower bound on log P(image), so bits/dim is an upper bound: dequantisation "
     "is bounded."
 )
-SEVERAL = (
+BICUBIC = (
     "The composed figure is a lower bound on log P(image), so bits/dim is an upper bound: each "
     "stage's dequantisation is bounded, and the stages' sum counts one path through the pyramid, "
     "while a stage also gives mass to images whose downsampling is not its input."
+)
+HAAR = (
+    "The stages' sum is log P(image) itself, up to dequantisation: each stage's is bounded, so "
+    "bits/dim is an upper bound. That holds for the model of all integers. Its sampler clips what "
+    "no image can be, which adds mass to images at the border: for it the figure is a lower bound "
+    "on log P(image), and the share of samples that were clipped is the mass that moved."
 )
 
 
 def class_columns(
     density: Callable[[Tensor], Tensor],
-    images: Tensor,
-    seed: int,
-    stage: int,
+    dequantised: Callable[[int], Tensor],
     samples: int,
     bits: int,
 ) -> Tensor:
     """One stage's log P(v | y) in nats for every class, float64 (B, classes or 1).
 
-    log (1/K) Σ_k p(y_k)/2^(nD) over K dequantisations y_k of the image v, kept as a running sum,
-    the same noise for every class. ``density`` maps y (B, C, H, W) to log-densities (B, classes).
+    log (1/K) Σ_k p(y_k)/2^(nD) over K dequantisations y_k = ``dequantised(k)`` of the stage's
+    integers v, kept as a running sum, the same noise for every class. ``density`` maps y
+    (B, C, H, W) to log-densities (B, classes).
     """
     total = None
     for draw in range(samples):
-        noise = image_noise(images, seed, stage, draw)
-        found = density(dequantise(images, noise, bits)).double()
+        y = dequantised(draw)
+        found = density(y).double()
         total = found if total is None else torch.logaddexp(total, found)
-    return total - math.log(samples) - log_volume(images[0].numel(), bits)
+    return total - math.log(samples) - log_volume(y[0].numel(), bits)
 
 
 def compose(
@@ -72,11 +76,13 @@ def compose(
     return torch.stack(nats, dim=1), posterior
 
 
-def consistency(images: Sequence[Tensor], bits: int = 8) -> list[dict[str, float]]:
+def consistency(
+    images: Sequence[Tensor], bits: int = 8, pyramid: str = "bicubic"
+) -> list[dict[str, float]]:
     """How far D(sample_i) is from sample_{i−1}: mean and worst in grey levels, share exact."""
     found = []
     for low, high in itertools.pairwise(images):
-        distance = (halve(high, bits).int() - low.int()).abs().double()
+        distance = (halve(high, bits, pyramid).int() - low.int()).abs().double()
         found.append(
             {
                 "mean": distance.mean().item(),
@@ -87,25 +93,35 @@ def consistency(images: Sequence[Tensor], bits: int = 8) -> list[dict[str, float
     return found
 
 
+def clip_rates(clipped: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """How often samples are clipped, from the shares of their values (samples, stages).
+
+    ``samples`` is the share of samples with any such value: the mass that a Haar cascade's sampler
+    moves onto the border of what images can be. Each stage's name has the share of its values.
+    """
+    rates = {"samples": (clipped > 0).any(1).double().mean().item()}
+    return rates | dict(zip(names, clipped.mean(0).tolist(), strict=True))
+
+
 @dataclass
 class Report:
     """Scores of N images: per-stage nats (N, stages), and what follows from them.
 
-    ``bpd`` divides the summed nats once by the full image's dimensions; a stage's own bpd divides
-    by its own dimensions, its share by the full ones, so that shares add up to ``bpd``.
+    ``sizes`` are the stages' numbers of dimensions, ``dimensions`` is the full image's. ``bpd``
+    divides the summed nats once by the latter; a stage's own bpd divides by its own dimensions, its
+    share by the full image's, so that shares add up to ``bpd``. ``clipped`` (M, stages) is the
+    share of the values of each of M fresh samples that no image has.
     """
 
     names: list[str]
-    shapes: list[tuple[int, int, int]]
+    sizes: list[int]
+    dimensions: int
     nats: Tensor
     posterior: Tensor | None
     consistency: list[dict[str, float]]
+    clipped: Tensor
+    pyramid: str = "bicubic"
     bits: int = 8
-
-    @property
-    def dimensions(self) -> int:
-        """C·H·W of the full image."""
-        return math.prod(self.shapes[-1])
 
     @property
     def image_bpd(self) -> Tensor:
@@ -129,15 +145,15 @@ class Report:
         ``constant`` is what dequantisation adds to the log-density, −D·log 2ⁿ, within the nats.
         """
         rows = []
-        for i, (name, shape) in enumerate(zip(self.names, self.shapes, strict=True)):
+        for i, (name, size) in enumerate(zip(self.names, self.sizes, strict=True)):
             mean = self.nats[:, i].mean()
             rows.append(
                 {
                     "name": name,
                     "nats": mean.item(),
-                    "bpd": bits_per_dim(mean, math.prod(shape)).item(),
+                    "bpd": bits_per_dim(mean, size).item(),
                     "share": bits_per_dim(mean, self.dimensions).item(),
-                    "constant": -log_volume(math.prod(shape), self.bits),
+                    "constant": -log_volume(size, self.bits),
                 }
             )
         return rows
@@ -145,7 +161,14 @@ class Report:
     @property
     def statement(self) -> str:
         """What the figure is, to be said wherever it is printed."""
-        return ONE_STAGE if len(self.names) == 1 else SEVERAL
+        if len(self.names) == 1:
+            return ONE_STAGE
+        return HAAR if self.pyramid == "haar" else BICUBIC
+
+    @property
+    def clip_rates(self) -> dict[str, float]:
+        """Of the fresh samples, see `clip_rates`."""
+        return clip_rates(self.clipped, self.names)
 
     def accuracy(self, labels: Tensor) -> float | None:
         """Share of images whose most likely class is their label, where classes were summed."""

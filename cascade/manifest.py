@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -18,22 +19,32 @@ from stages import InputError
 MANIFEST = "cascade.yaml"
 
 
-def stage_folders(folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
-    """The stage folders of a cascade folder, base first; a stage folder is a cascade of one.
+@dataclass
+class Listing:
+    """Names of stages, base first, and the pyramid they are said to share, None if nothing is."""
 
-    ``names`` picks stages of the folder in place of those that `cascade.yaml` lists.
+    names: list[str]
+    pyramid: str | None = None
+
+
+def stage_folders(
+    folder: str | Path, names: Sequence[str] | None = None
+) -> tuple[list[Path], str | None]:
+    """The stage folders of a cascade folder, base first, and the pyramid `cascade.yaml` names.
+
+    A stage folder is a cascade of one. ``names`` picks stages of the folder in place of those that
+    `cascade.yaml` lists.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no run folder {folder}; train a stage into it first")
     if names is None and (folder / "model.safetensors").is_file():
-        return [folder]
-    if names is None:
-        names = _listed(folder)
-    return [folder / name for name in names]
+        return [folder], None
+    listing = _listed(folder) if names is None else Listing(list(names))
+    return [folder / name for name in listing.names], listing.pyramid
 
 
-def _listed(folder: Path) -> list[str]:
+def _listed(folder: Path) -> Listing:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise InputError(f"{folder} holds neither {MANIFEST} nor a trained stage")
@@ -44,12 +55,22 @@ def _listed(folder: Path) -> list[str]:
     names = listed.get("stages") if isinstance(listed, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise InputError(f"{manifest} must hold 'stages: [base, ...]', a list of stage folders")
-    return names
+    return Listing(names, listed.get("pyramid"))
 
 
-def check_order(stages: Sequence[tuple[str, StageConfig]]) -> None:
-    """Raise `InputError` unless the stages (name, configuration) follow one another."""
+def check_order(stages: Sequence[tuple[str, StageConfig]], pyramid: str | None = None) -> None:
+    """Raise `InputError` unless the stages (name, configuration) follow one another.
+
+    ``pyramid`` is the one all of them must have, where something else has named it.
+    """
     first, base = stages[0]
+    expected, named = (base.model.pyramid, first) if pyramid is None else (pyramid, MANIFEST)
+    for name, config in stages:
+        if config.model.pyramid != expected:
+            raise InputError(
+                f"{named} has pyramid={expected}, but {name} has pyramid={config.model.pyramid}; "
+                "low images of one cascade all come from one pyramid"
+            )
     if base.model.kind != "glow":
         half = base.data.size // 2
         raise InputError(
@@ -80,7 +101,7 @@ def register(folder: Path) -> str:
     before. Otherwise (two bases, say) what stands is left alone: the choice is the user's.
     """
     manifest = folder.resolve().parent / MANIFEST
-    listed = _listed(manifest.parent) if manifest.is_file() else []
+    listed = _listed(manifest.parent).names if manifest.is_file() else []
     if folder.resolve().name in listed:
         return f"{manifest} lists {', '.join(listed)}"
     configs = _trained_beside(manifest.parent)
@@ -93,7 +114,7 @@ def register(folder: Path) -> str:
     if not set(listed) <= set(names):
         return f"{manifest} is left alone: it lists {', '.join(listed)}"
     with whole(manifest) as aside:
-        OmegaConf.save({"stages": names}, aside)
+        OmegaConf.save({"pyramid": stages[0][1].model.pyramid, "stages": names}, aside)
     return f"{manifest} lists {', '.join(names)}"
 
 

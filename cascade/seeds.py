@@ -15,8 +15,8 @@ def generator(*parts: object) -> torch.Generator:
 
 
 def uniform(shape: tuple[int, ...], source: torch.Generator) -> Tensor:
-    """Uniform noise in (0, 1) as (j + ½)/2¹⁵: 255 + u is exact in float32 and stays below 256."""
-    return (torch.randint(0, 2**15, shape, generator=source) + 0.5) / 2**15
+    """Uniform noise in (0, 1) as (j + ½)/2¹⁴: v + u is exact in float32 for |v| < 512."""
+    return (torch.randint(0, 2**14, shape, generator=source) + 0.5) / 2**14
 
 
 def image_digest(image: Tensor) -> str:
@@ -24,10 +24,10 @@ def image_digest(image: Tensor) -> str:
     return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
 
 
-def image_noise(images: Tensor, seed: int, stage: int, draw: int) -> Tensor:
-    """Dequantisation noise (B, C, H, W) that belongs to each image and to nothing else."""
+def image_noise(images: Tensor, shape: tuple[int, ...], seed: int, stage: int, draw: int) -> Tensor:
+    """Dequantisation noise (B, *shape) that belongs to each image and to nothing else."""
     return torch.stack(
-        [uniform(i.shape, generator(seed, stage, draw, image_digest(i))) for i in images.cpu()]
+        [uniform(shape, generator(seed, stage, draw, image_digest(i))) for i in images.cpu()]
     )
 
 

@@ -12,20 +12,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cascade.coding import Coding, coding
 from cascade.config import GlowModel, StageConfig, load_config
 from cascade.files import whole
 from stages import Flow, InputError, glow, srflow
 
-TRAINING_ONLY = ("kind", "class_weight", "class_loss")
+NOT_OF_THE_FLOW = ("kind", "pyramid", "class_weight", "class_loss")
 
 
 def build(config: StageConfig) -> Flow:
     """The flow a configuration describes, with fresh weights."""
     model, data = config.model, config.data
     options = {f.name: getattr(model, f.name) for f in fields(model)}
-    options = {key: value for key, value in options.items() if key not in TRAINING_ONLY}
-    make = glow if isinstance(model, GlowModel) else srflow
-    flow = make((data.channels, data.size, data.size), **options)
+    options = {key: value for key, value in options.items() if key not in NOT_OF_THE_FLOW}
+    shape = (data.channels, data.size, data.size)
+    if isinstance(model, GlowModel):
+        flow = glow(shape, **options)
+    else:
+        flow = srflow(shape, details=model.pyramid == "haar", **options)
     return flow.to(memory_format=torch.channels_last)
 
 
@@ -43,8 +47,14 @@ class Stage:
         return self.config.model.classes
 
     @property
+    def coding(self) -> Coding:
+        return coding(self.config)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
-        return self.flow.shape
+        """Of the images it makes, (C, H, W); what its flow models may be of another shape."""
+        data = self.config.data
+        return data.channels, data.size, data.size
 
 
 def load_stage(

@@ -58,7 +58,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         loss = StageLoss(build(config)).to(device)
         batch = self.batches.fixed(train.init_images).to(device)
-        initialise(loss, batch.high, batch.low, batch.label)
+        initialise(loss, *batch.parts)
         self.average = averaged(loss, train.ema) if train.ema else None
         self.loss, self.optimizer = self.accelerator.prepare(loss, optimiser(loss, train))
         self.step = 0
@@ -129,8 +129,8 @@ class Trainer:
         rate = learning_rate(self.step, train)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        nats, logits = self.loss(batch.high, batch.low, batch.label)
-        bpd = density_bpd(nats, batch.high, self.config.data.bits).mean()
+        nats, logits = self.loss(*batch.parts)
+        bpd = density_bpd(nats, batch.target, self.config.data.bits).mean()
         class_loss = bpd.new_zeros(())
         if logits is not None:
             class_loss = classification(logits, batch.label, model.class_loss)

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from cascade.augment import kl_to_prior, restore
 from cascade.chain import Cascade
-from cascade.dequantise import centre, dequantise, log_volume, quantise
-from cascade.seeds import generator, image_digest, image_noise
+from cascade.dequantise import log_volume
+from cascade.seeds import generator, image_digest
 from stages import InputError
 
 
@@ -88,22 +88,23 @@ def variational(
     labels = cascade.needed_labels(labels, len(images))
     lower, low, high = ([None, *cascade.levels(images)])[stage - 1 : stage + 2]
     above, below = cascade.stages[stage], cascade.stages[stage - 1]
-    clean_y = centre(low, bits=cascade.bits)
+    clean_y = below.coding.centre(low)
     z = cascade.run(below, lambda *inputs: below.flow.encode(*inputs)[0], clean_y, lower, labels)
     kl = kl_to_prior(z, sigma)
 
     clean, noisy = torch.zeros(2, len(images), dtype=torch.float64)
     replaced = torch.zeros(len(images), dtype=torch.int64)
     for draw in range(samples):
-        moved = z + sigma * normal_noise(high, below.shape, seed, stage, draw)
+        moved = z + sigma * normal_noise(high, below.flow.shape, seed, stage, draw)
         decoded = cascade.run(below, below.flow.decode, moved, lower, labels)
-        disturbed, exploded = restore(decoded, clean_y.to(decoded))
-        y = dequantise(high, image_noise(high, seed, stage, draw), cascade.bits)
-        given = (low, quantise(disturbed, cascade.bits))
+        restored, exploded = restore(decoded, clean_y.to(decoded))
+        disturbed, _ = below.coding.image(restored, lower)
+        y = above.coding.dequantise(high, seed, stage, draw)
+        given = (low, disturbed)
         for total, condition in zip((clean, noisy), given, strict=True):
             total += cascade.run(above, above.flow.log_prob, y, condition, labels).double()
         replaced += exploded
-    volume = log_volume(high[0].numel(), cascade.bits)
+    volume = log_volume(math.prod(above.flow.shape), cascade.bits)
     return VariationalReport(
         clean / samples - volume, noisy / samples - volume, kl, replaced, samples
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cascade.batches import Batches
+from cascade.coding import coding
 from cascade.config import StageConfig
 from cascade.data import open_images
 from cascade.dequantise import expand_bits, quantise
@@ -38,16 +39,16 @@ class HeldOut:
     def bpd(self, flow: Flow) -> float:
         """Mean bits/dim of the held-out images under a stage's flow."""
         batch, size, found = self.batch, self.config.train.batch_size, []
-        for start in range(0, len(batch.high), size):
+        for start in range(0, len(batch.target), size):
             part = slice(start, start + size)
-            inputs = [None if t is None else t[part] for t in (batch.high, batch.low, batch.label)]
+            inputs = [None if t is None else t[part] for t in batch.parts]
             found.append(density_bpd(flow.log_prob(*inputs), inputs[0], self.config.data.bits))
         return torch.cat(found).mean().item()
 
     @torch.no_grad()
     def picture(self, flow: Flow, file: Path) -> None:
         """Write a grid of samples: a class a row from a Glow, held-out images' from an SRFlow."""
-        count = min(GRID * GRID, len(self.batch.high))
+        count = min(GRID * GRID, len(self.batch.target))
         low, label = self.batch.low, self.batch.label
         if low is None and label is not None:
             label = torch.arange(count, device=self.device) // GRID % self.config.model.classes
@@ -55,7 +56,9 @@ class HeldOut:
         noise = sample_noise(flow.shape, self.config.seed, 0, 0, count).to(self.device)
         y = flow.sample(noise, low, label).cpu()
         bits = self.config.data.bits
-        save_grid(expand_bits(quantise(y, bits), bits), file, GRID)
+        low = None if low is None else quantise(low.cpu(), bits)
+        image, _ = coding(self.config).image(y, low)
+        save_grid(expand_bits(image, bits), file, GRID)
 
 
 def open_stage_images(config: StageConfig, split: str) -> ImageSource:

@@ -129,17 +129,21 @@ class OnHalf(Bijection):
         return torch.cat([x, rest], dim=1), log_det
 
 
-def peel(z: Tensor, levels: int) -> tuple[Tensor, list[Tensor]]:
-    """Take shape-preserved noise apart: the coarsest latent, the dropped halves finest first."""
-    dropped = []
+def peel(z: Tensor, levels: int, squeezed: bool = True) -> tuple[Tensor, list[Tensor]]:
+    """Take shape-preserved noise apart: the coarsest latent, the dropped halves finest first.
+
+    Every level begins with a squeeze, the first one only if ``squeezed``.
+    """
+    z, dropped = squeeze(z) if squeezed else z, []
     for _ in range(levels - 1):
-        z, rest = halves(squeeze(z))
+        z, rest = halves(z)
+        z = squeeze(z)
         dropped.append(rest)
-    return squeeze(z), dropped
+    return z, dropped
 
 
-def unpeel(top: Tensor, dropped: list[Tensor]) -> Tensor:
+def unpeel(top: Tensor, dropped: list[Tensor], squeezed: bool = True) -> Tensor:
     """The inverse of `peel`."""
     for rest in reversed(dropped):
         top = torch.cat([unsqueeze(top), rest], dim=1)
-    return unsqueeze(top)
+    return unsqueeze(top) if squeezed else top

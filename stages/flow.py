@@ -21,9 +21,10 @@ def upsampled(low: Tensor) -> Tensor:
 class Flow(nn.Module):
     """One stage: a body that maps an image to noise of the same shape, and the priors around it.
 
-    ``shape`` is that of the images it trains on, (C, H, W); ``levels`` how often the body
-    squeezes. With an ``encoder`` it is conditional on a low image of half the size; ``residual``
-    makes the body model the image minus the upsampled low one, a shift without log-determinant.
+    ``shape`` is that of the images it trains on, (C, H, W); the body has ``levels``, each of which
+    begins with a squeeze, the first one only if ``squeezed``. With an ``encoder`` it is conditional
+    on a low image of half the size; ``residual`` makes the body model the image minus the upsampled
+    low one, a shift without log-determinant.
     With ``classes`` above 0 the label sets mean and deviation of the coarsest latent, and a linear
     read-out of that latent, before the label has touched it, gives class logits.
 
@@ -39,20 +40,20 @@ class Flow(nn.Module):
         classes: int = 0,
         encoder: Encoder | None = None,
         residual: bool = False,
+        squeezed: bool = True,
     ):
         super().__init__()
-        channels, height, width = shape
         self.shape = shape
         self.levels = levels
+        self.squeezed = squeezed
         self.classes = classes
         self.body = body
         self.encoder = encoder
         self.residual = residual
         if classes:
-            top = channels * 2 ** (levels + 1)
-            pixels = (height >> levels) * (width >> levels)
-            self.prior = ClassPrior(classes, top)
-            self.readout = nn.Linear(top * pixels, classes)
+            top, _ = self._peel(torch.empty(1, *shape))
+            self.prior = ClassPrior(classes, top.shape[1])
+            self.readout = nn.Linear(top.numel(), classes)
 
     def _condition(self, low: Tensor | None) -> tuple[Tensor, ...]:
         if self.encoder is None:
@@ -69,6 +70,9 @@ class Flow(nn.Module):
         x = (x - self._centre(low)).contiguous(memory_format=torch.channels_last)
         return self.body(x, self._condition(low))
 
+    def _peel(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return peel(z, self.levels, self.squeezed)
+
     def _need(self, label: Tensor | None) -> Tensor:
         if label is None:
             raise InputError("this stage is class-conditional: give labels, or marginalise them")
@@ -81,17 +85,17 @@ class Flow(nn.Module):
         z, log_det = self._latent(x, low)
         if not self.classes:
             return z, log_det
-        top, rest = peel(z, self.levels)
+        top, rest = self._peel(z)
         top, change = self.prior(top, self._need(label))
-        return unpeel(top, rest), log_det + change
+        return unpeel(top, rest, self.squeezed), log_det + change
 
     def decode(
         self, noise: Tensor, low: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
         """Noise (B, C, H, W) → images: the inverse of `encode`."""
         if self.classes:
-            top, rest = peel(noise, self.levels)
-            noise = unpeel(self.prior.inverse(top, self._need(label)), rest)
+            top, rest = self._peel(noise)
+            noise = unpeel(self.prior.inverse(top, self._need(label)), rest, self.squeezed)
         noise = noise.contiguous(memory_format=torch.channels_last)
         x, _ = self.body.inverse(noise, self._condition(low))
         return x + self._centre(low)
@@ -109,7 +113,7 @@ class Flow(nn.Module):
         z, log_det = self._latent(x, low)
         if not self.classes:
             return log_normal(z) + log_det, None
-        top, rest = peel(z, self.levels)
+        top, rest = self._peel(z)
         whitened, change = self.prior(top, self._need(label))
         nats = log_normal(whitened) + sum(map(log_normal, rest)) + log_det + change
         return nats, self.readout(top.flatten(1))
@@ -126,7 +130,7 @@ class Flow(nn.Module):
         z, log_det = self._latent(x, low)
         if not self.classes:
             return (log_normal(z) + log_det)[:, None]
-        top, rest = peel(z, self.levels)
+        top, rest = self._peel(z)
         shared = sum(map(log_normal, rest)) + log_det
         return self.prior.log_probs(top) + shared[:, None]
 
@@ -145,7 +149,7 @@ class StageLoss(nn.Module):
 
 
 def check_size(name: str, height: int, width: int, levels: int) -> None:
-    """Raise unless ``levels`` squeezes fit into the image."""
+    """Raise unless ``levels`` halvings fit into the image."""
     step = 2**levels
     if height % step or width % step or height < step or width < step:
         raise InputError(

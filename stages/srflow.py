@@ -22,12 +22,16 @@ def srflow(
     transition_steps: int = 2,
     conditional_prior: bool = False,
     residual: bool = False,
+    details: bool = False,
     classes: int = 0,
     encoder_features: int = 64,
     encoder_growth: int = 32,
     encoder_blocks: int = 23,
 ) -> Flow:
     """A stage for images (C, H, W) given low ones (C, H/2, W/2).
+
+    With ``details`` the flow is not one of the image, but of the details (3C, H/2, W/2) that the
+    low one lacks; its first level needs no squeeze.
 
     A level is: squeeze, ``transition_steps`` of actnorm and 1×1 alone, ``steps`` of actnorm,
     1×1, injector and coupling, then the prior of the dropped half, which reads the low image's
@@ -49,13 +53,17 @@ def srflow(
         return [*parts, Coupling(channels, width, coupling_law, conditional=True)]
 
     def level(channels: int, left: int) -> Bijection:
-        channels = 4 * channels
         parts = [part for _ in range(transition_steps) for part in transition(channels)]
         parts += [part for _ in range(steps) for part in step(channels)]
         if left == 1:
-            return Squeezed(Conditioned(parts, encoder.channels))
+            return Conditioned(parts, encoder.channels)
         parts.append(SplitPrior(channels, width, conditional_prior))
-        deeper = OnHalf(level(channels // 2, left - 1))
-        return Squeezed(Chain(Conditioned(parts, encoder.channels), deeper))
+        deeper = Squeezed(level(4 * (channels // 2), left - 1))
+        return Chain(Conditioned(parts, encoder.channels), OnHalf(deeper))
 
-    return Flow(level(shape[0], levels), shape, levels, classes, encoder, residual)
+    channels, rows, columns = shape
+    if details:
+        shape, body = (3 * channels, rows // 2, columns // 2), level(3 * channels, levels)
+    else:
+        body = Squeezed(level(4 * channels, levels))
+    return Flow(body, shape, levels, classes, encoder, residual, squeezed=not details)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import randomise
-from test_likelihood import ENCODER, all_integers, cube_probabilities, tiny_cascade
+from enumeration import ENCODER, all_integers, cube_probabilities, tiny_cascade
 
 from cascade.augment import disturb, kl_to_prior
 from cascade.chain import CHUNK, Cascade

@@ -97,6 +97,11 @@ FLOWS = {
         lambda: srflow((1, 8, 8), **SMALL, **ENCODER, residual=True, conditional_prior=True),
         1,
     ),
+    "srflow details": (lambda: srflow((1, 8, 8), **SMALL, **ENCODER, details=True), 1),
+    "srflow colour details, classes": (
+        lambda: srflow((3, 8, 8), **SMALL, **ENCODER, details=True, classes=3),
+        3,
+    ),
     "srflow ablated": (
         lambda: srflow(
             (1, 8, 8), **SMALL, **ENCODER, injector=False, transition_steps=0, coupling="additive"
@@ -171,6 +176,9 @@ def test_peel_and_unpeel():
     top, rest = peel(z, 3)
     assert top.shape == (2, 48, 1, 1) and len(rest) == 2
     assert torch.equal(unpeel(top, rest), z)
+    top, rest = peel(z, 3, squeezed=False)
+    assert top.shape == (2, 8, 2, 2) and [r.shape[1] for r in rest] == [2, 2]
+    assert torch.equal(unpeel(top, rest, squeezed=False), z)
 
 
 def test_initialise_fits_every_norm_once_and_only_when_asked():

@@ -155,6 +155,7 @@ def test_broken_cascades(digits, tmp_path, stages, message):
         ("data.size=32", "wrong order: srf16 .32x32. cannot follow glow8 .8x8."),
         ("data.channels=3", "glow8 has channels=1, but srf16 has channels=3"),
         ("data.bits=5", "glow8 has bits=8, but srf16 has bits=5"),
+        ("model.pyramid=haar", "glow8 has pyramid=bicubic, but srf16 has pyramid=haar"),
         ("model.classes=7", "differ in their number of classes"),
     ],
 )

@@ -12,6 +12,7 @@ from torch.autograd.functional import jacobian
 
 from cascade.batches import Batches
 from cascade.chain import CHUNK, Cascade, in_chunks
+from cascade.coding import Pixels
 from cascade.config import Data, GlowModel, SRFlowModel, StageConfig, Train
 from cascade.data import open_images
 from cascade.dequantise import dequantise, quantise
@@ -116,6 +117,10 @@ def on_cube(y: torch.Tensor) -> torch.Tensor:
     return torch.where(inside, 0.0, -math.inf)
 
 
+def noisy(images: torch.Tensor, bits: int):
+    return partial(Pixels(bits).dequantise, images, 0, 0)
+
+
 def test_01_constant_is_per_dimension():
     """log 256 counts once for each of C·H·W dimensions, and bins tile the cube (not x/255)."""
     for bits in (8, 5):
@@ -123,9 +128,10 @@ def test_01_constant_is_per_dimension():
         ends = [torch.full(values.shape, u, dtype=torch.float64) for u in (0.0, 1.0)]
         below, above = (dequantise(values, u, bits) for u in ends)
         assert below[0] == -0.5 and above[-1] == 0.5 and torch.equal(below[1:], above[:-1])
-        assert class_columns(on_cube, values.byte(), 0, 0, 1, bits).exp().sum() == pytest.approx(1)
+        nats = class_columns(on_cube, noisy(values.byte(), bits), 1, bits)
+        assert nats.exp().sum() == pytest.approx(1)
         images = torch.randint(0, 2**bits, (2, 3, 4, 5), dtype=torch.uint8)
-        nats = class_columns(on_cube, images, 0, 0, 3, bits)
+        nats = class_columns(on_cube, noisy(images, bits), 3, bits)
         torch.testing.assert_close(nats, torch.full_like(nats, -60 * bits * math.log(2)))
         uniform, twice = density_bpd(torch.tensor([0.0, 60 * math.log(2)]), images, bits)
         assert uniform == pytest.approx(bits) and twice == pytest.approx(bits - 1)
@@ -143,7 +149,7 @@ def test_02_noise_bounds_the_density():
             flow.body.affine.log_scale.fill_(sharpness)
             assert Cascade([Stage("spike", config, flow)]).log_prob(black[:1]) < 0
             for batch in (batches(0), batches.fixed(16)):
-                y = batch.high.double()
+                y = batch.target.double()
                 assert density_bpd(flow.log_prob(y), y, 8).min() > 0
 
 
@@ -335,11 +341,11 @@ def test_11_evaluation_never_flips(digits_source, eights, monkeypatch):
     monkeypatch.setattr("cascade.watch.open_stage_images", lambda *asked: digits_source)
     upright = as_set(halve_to(digits_source.pixels, 16))
     plain, flipping = (Batches(digits_source, stage_config(16, flip=f)) for f in (False, True))
-    assert not as_set(quantise(flipping(0).high)) <= upright  # training does flip
-    assert as_set(quantise(flipping.fixed(64).high)) <= upright
-    assert torch.equal(flipping.fixed(64).high, plain.fixed(64).high)
+    assert not as_set(quantise(flipping(0).target)) <= upright  # training does flip
+    assert as_set(quantise(flipping.fixed(64).target)) <= upright
+    assert torch.equal(flipping.fixed(64).target, plain.fixed(64).target)
     held_out = HeldOut(stage_config(16, flip=True), torch.device("cpu"))
-    assert as_set(quantise(held_out.batch.high)) <= upright
+    assert as_set(quantise(held_out.batch.target)) <= upright
     cascades = small_cascade(), small_cascade(flip=True)
     assert torch.equal(*(c.log_prob(eights) for c in cascades))
     assert not torch.equal(cascades[1].log_prob(eights), cascades[1].log_prob(eights.flip(3)))
@@ -370,7 +376,7 @@ def test_12_every_image_counts_once(digits_source, eights, monkeypatch):
 
     monkeypatch.setattr("cascade.watch.open_stage_images", lambda *asked: digits_source)
     held_out = HeldOut(stage_config(8, batch=63), torch.device("cpu"))  # 63 images, then 1
-    y = held_out.batch.high
+    y = held_out.batch.target
     flow = next(flows())[0].float()
     expected = density_bpd(flow.log_prob(y), y, 8)
     assert len(y) == 64

@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cascade.bicubic import TAPS
 from cascade.dequantise import centre, dequantise, expand_bits, quantise, reduce_bits
-from cascade.pyramid import TAPS, halve, halve_to, pyramid
+from cascade.pyramid import halve, halve_to, pyramid
 from cascade.seeds import image_noise, sample_noise, uniform
 from stages import InputError
 
@@ -63,7 +64,7 @@ def test_every_value_survives(bits):
     shown = expand_bits(values, bits)
     assert torch.equal(reduce_bits(shown, bits), values) and shown.max() == 255
     assert torch.equal(quantise(centre(values, bits=bits), bits), values)
-    for edge in (0.5 / 2**15, 1 - 0.5 / 2**15):
+    for edge in (0.5 / 2**14, 1 - 0.5 / 2**14):
         y = dequantise(values, torch.full(values.shape, edge), bits)
         assert torch.equal(quantise(y, bits), values)
         assert y.min() >= -0.5 and y.max() < 0.5
@@ -76,10 +77,10 @@ def test_quantise_clips_and_survives_what_is_not_finite():
 
 def test_noise_belongs_to_the_image():
     images = torch.randint(0, 256, (5, 1, 4, 4), dtype=torch.uint8)
-    noise = image_noise(images, 0, 1, 2)
-    assert torch.equal(image_noise(images.flip(0), 0, 1, 2), noise.flip(0))
+    noise = image_noise(images, (1, 4, 4), 0, 1, 2)
+    assert torch.equal(image_noise(images.flip(0), (1, 4, 4), 0, 1, 2), noise.flip(0))
     for other in ((1, 1, 2), (0, 0, 2), (0, 1, 0)):
-        assert not torch.equal(image_noise(images, *other), noise)
+        assert not torch.equal(image_noise(images, (1, 4, 4), *other), noise)
     assert torch.equal(sample_noise((2, 3), 7, 0, 4, 6), sample_noise((2, 3), 7, 0, 0, 10)[4:])
 
 

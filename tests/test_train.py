@@ -54,11 +54,11 @@ def test_batches_are_a_function_of_the_step():
     for step in (0, 700):  # 700 straddles two epochs of 4,000 images
         batch = whole(step)
         parts = [Batches(source, config, rank, 3)(step) for rank in range(3)]
-        assert torch.equal(batch.high, torch.cat([p.high for p in parts]))
+        assert torch.equal(batch.target, torch.cat([p.target for p in parts]))
         assert torch.equal(batch.low, torch.cat([p.low for p in parts]))
         assert torch.equal(batch.label, torch.cat([p.label for p in parts]))
     for step, batch in zip(range(5, 8), whole.steps(5, 8), strict=True):
-        assert torch.equal(batch.high, whole(step).high)
+        assert torch.equal(batch.target, whole(step).target)
     first_epoch = torch.cat([whole._of_step(s) for s in range(len(source) // 6 + 1)])[: len(source)]
     assert torch.equal(first_epoch.sort().values, torch.arange(len(source)))
 

@@ -216,7 +216,9 @@ def figures(report: Report, labels: Tensor | None) -> dict[str, object]:
         "stderr": report.stderr if len(report.nats) > 1 else None,
         "stages": report.stages,
         "accuracy": None if labels is None else report.accuracy(labels),
+        "pyramid": report.pyramid,
         "consistency": report.consistency,
+        "clipped": report.clip_rates,
         "statement": report.statement,
     }
 

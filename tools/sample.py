@@ -10,11 +10,13 @@ import cli
 import numpy as np
 import torch
 from rich.progress import Progress
+from show import clip_line
 from torch import Tensor
 
 from cascade import Cascade, InputError
 from cascade.files import whole
 from cascade.grid import save_grid
+from cascade.likelihood import clip_rates
 
 WIDEST = 20  # images in a row of the grid
 
@@ -27,7 +29,7 @@ def main() -> None:
     temperature = temperatures(args.temperature)
     labels = class_rows(cascade, args.classes, args.num)
     started = time.perf_counter()
-    images, failed = draw(cascade, args, labels, temperature)
+    images, failed, clipped = draw(cascade, args, labels, temperature)
     speed = args.num / (time.perf_counter() - started)
     save_rows(images, labels, args.out)
     if args.npz:
@@ -41,11 +43,13 @@ def main() -> None:
         "classes": args.classes,
         "images_per_s": speed,
         "not_finite": failed,
+        "clipped": clipped,
         "out": args.out,
     }
     if args.json:
         cli.write_json(result, args.json)
     cli.say(f"{args.out}: {args.num} samples, {speed:.1f} images/s, {failed} not finite")
+    cli.say(clip_line(clipped))
 
 
 def parse() -> argparse.Namespace:
@@ -86,8 +90,9 @@ def class_rows(cascade: Cascade, classes: str | None, num: int) -> Tensor | None
 
 def draw(
     cascade: Cascade, args: argparse.Namespace, labels: Tensor | None, temperature: list[float]
-) -> tuple[Tensor, int]:
-    images, failed = [], 0
+) -> tuple[Tensor, int, dict[str, float]]:
+    """Samples, how many were not finite, and how often they were clipped."""
+    images, clipped, failed = [], [], 0
     with Progress(console=cli.console, transient=True) as bar:
         task = bar.add_task("sampling", total=args.num)
         for first in range(0, args.num, args.batch):
@@ -95,9 +100,11 @@ def draw(
             part = None if labels is None else labels[first : first + count]
             found = cascade.draw(count, part, temperature, args.seed, first)
             images.append(found.images[-1])
+            clipped.append(found.clipped)
             failed += int((~found.finite).sum())
             bar.advance(task, count)
-    return torch.cat(images), failed
+    names = [stage.name for stage in cascade.stages]
+    return torch.cat(images), failed, clip_rates(torch.cat(clipped), names)
 
 
 def save_rows(images: Tensor, labels: Tensor | None, file: str) -> None:

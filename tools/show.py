@@ -51,7 +51,15 @@ def show_report(report: Report, result: dict[str, object]) -> None:
             f"{found['mean']:.2f} of {2**report.bits} grey levels on average, "
             f"{found['worst']:.0f} at worst, {found['exact']:.1%} of values exact"
         )
+    say(clip_line(report.clip_rates))
     say(report.statement)
+
+
+def clip_line(rates: dict[str, float]) -> str:
+    """How many of the samples held values that no image has."""
+    samples, *stages = rates.items()
+    values = ", ".join(f"{name} {rate:.2%}" for name, rate in stages)
+    return f"clipped in samples: {values} of values; {samples[1]:.1%} of samples had some"
 
 
 def show_comparison(title: str, found: dict[str, float], theirs: Report) -> None:

@@ -1,0 +1,83 @@
+"""What a stage models: an image's pixels, or the details that its low image lacks.
+
+Either way integers v, which `dequantise` makes continuous as y = (v + u)/2ⁿ − ½.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cascade import haar
+from cascade.config import StageConfig
+from cascade.dequantise import centre, dequantise, integers
+from cascade.seeds import image_noise
+
+
+@dataclass
+class Coding(ABC):
+    """Images uint8 (B, C, H, W) of n ``bits`` ↔ what a stage's flow sees of them."""
+
+    bits: int
+
+    @abstractmethod
+    def values(self, image: Tensor) -> Tensor:
+        """The integers that the stage models, of its flow's shape."""
+
+    @abstractmethod
+    def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The image whose values' bins hold y, given the low image of half the size.
+
+        Values that no image has are clipped; how many of each row's were, (B,), comes second.
+        What is not a number counts as the middle value.
+        """
+
+    def centre(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """y in the middle of each value's bin: u = ½."""
+        return centre(self.values(image), dtype, self.bits)
+
+    def dequantise(self, image: Tensor, seed: int, stage: int, draw: int) -> Tensor:
+        """y with noise that belongs to each image and to nothing else, see `image_noise`."""
+        values = self.values(image)
+        noise = image_noise(image, values.shape[1:], seed, stage, draw)
+        return dequantise(values, noise, self.bits)
+
+
+class Pixels(Coding):
+    """The image itself."""
+
+    def values(self, image: Tensor) -> Tensor:
+        return image
+
+    def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
+        values = integers(y, self.bits)
+        image = values.clamp(0, 2**self.bits - 1).to(torch.uint8)
+        return image, _changed(image, values)
+
+
+class Details(Coding):
+    """Integer Haar details (B, 3C, H/2, W/2), see `cascade.haar`, moved up by 2ⁿ⁻¹.
+
+    So y = (d + u)/2ⁿ for a detail d. Clipping never changes the low image.
+    """
+
+    def values(self, image: Tensor) -> Tensor:
+        return haar.split(image)[1] + 2 ** (self.bits - 1)
+
+    def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
+        values = integers(y, self.bits)
+        image = haar.join(low, values - 2 ** (self.bits - 1), self.bits)
+        return image, _changed(self.values(image), values)
+
+
+def _changed(one: Tensor, two: Tensor) -> Tensor:
+    return (one != two).flatten(1).sum(1)
+
+
+def coding(config: StageConfig) -> Coding:
+    """What a stage of this configuration models."""
+    of_details = config.model.kind == "srflow" and config.model.pyramid == "haar"
+    return (Details if of_details else Pixels)(config.data.bits)
