@@ -1,42 +1,54 @@
 """Variational augmentation: a low image disturbed in the latent space of the stage that makes it.
 
-The frozen previous stage encodes the clean low image, σ·ε is added to its whitened noise, and the
-decoded image takes the clean one's place as a condition. Seen as a variational posterior over that
+The frozen previous stage encodes the clean low image, σ·ε is added to its noise, and the decoded
+image takes the clean one's place as a condition. Seen as a variational posterior over whitened
 noise, q = N(z, σ²I), it has a closed-form divergence from the prior, `kl_to_prior`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cascade.config import StageConfig
+from cascade.manifest import check_chain
+from cascade.pyramid import halve
+from cascade.seeds import generator, image_digest
+from cascade.sigma import sigma_at
+from cascade.stage import Stage, load_stage
 from stages import Flow, InputError
+from stages.unwhitened import unwhitened
 
 LIMIT = 2.0  # |y| beyond which an image counts as exploded; proper ones live in ±½
 
 
-@torch.no_grad()
 def disturb(
-    flow: Flow,
-    y: Tensor,
+    stage: Stage,
+    image: Tensor,
     lower: Tensor | None,
     label: Tensor | None,
-    sigma: float,
+    sigma: Tensor,
     noise: Tensor,
     limit: float = LIMIT,
 ) -> tuple[Tensor, Tensor]:
-    """y' = f⁻¹(f(y) + σ·ε), and which rows exploded and are the clean image instead, bool (B,).
+    """An integer image's (B, C, H, W) version x' = f⁻¹(f(x) + σ·ε), and which rows exploded (B,).
 
-    ``y`` (B, C, H, W) holds the bin centres of the clean image, ``lower`` those of the clean image
-    that ``flow`` conditions on, ``noise`` is standard normal ε in the shape of ``y``. The result
-    may overshoot ±½, which `quantise` clips; see `restore` for ``limit``. σ = 0 gives ``y``.
+    f encodes the middle of the image's bins, given the clean image ``lower`` of half the size;
+    ``sigma`` is (B,), ``noise`` standard normal ε of the flow's shape. The result is quantised and
+    clipped; exploded rows, see `restore`, and those with σ = 0 are the image itself.
     """
-    if sigma == 0:
-        return y, torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    z, _ = flow.encode(y, lower, label)
-    return restore(flow.decode(z + sigma * noise, lower, label), y, limit)
+    clean = stage.coding.centre(image)
+    z = stage.run(stage.flow.noise_of, clean, lower, label)
+    moved = z + sigma.to(z)[:, None, None, None] * noise.to(z)
+    decoded = stage.run(stage.flow.decode, moved, lower, label)
+    restored, exploded = restore(decoded, clean.to(decoded), limit * stage.coding.span)
+    disturbed, _ = stage.coding.image(restored, lower)
+    still = (sigma == 0) | exploded
+    return torch.where(still[:, None, None, None], image, disturbed), exploded & (sigma != 0)
 
 
 def restore(decoded: Tensor, clean: Tensor, limit: float = LIMIT) -> tuple[Tensor, Tensor]:
@@ -58,3 +70,98 @@ def kl_to_prior(z: Tensor, sigma: float) -> Tensor:
     flat = z.double().flatten(1)
     k = flat.shape[1]
     return 0.5 * (flat.square().sum(1) + k * (sigma**2 - 1 - 2 * math.log(sigma)))
+
+
+@dataclass
+class Disturbed:
+    """Low images uint8 (B, C, h, w), the σ each was disturbed by (B,), and which exploded (B,)."""
+
+    low: Tensor
+    sigma: Tensor
+    replaced: Tensor
+
+
+class Augmentation:
+    """The frozen previous stage of one that trains, and how it disturbs that one's low images.
+
+    What an image becomes is a function of (seed, step // refresh, the image, its label): the same
+    after a resume, and for any number of processes.
+    """
+
+    def __init__(self, config: StageConfig, device: torch.device):
+        self.config = config
+        self.augment = config.augment
+        self.stage = load_stage(config.augment.previous, device)
+        _check_previous(self.stage, config)
+        self.flow = self.stage.flow.requires_grad_(False)
+        if config.augment.scaling == "raw":
+            self.stage.flow = unwhitened(self.flow)
+        self.weights = weights_digest(self.flow)
+        self.block = -1
+        self.pool: dict[tuple, tuple[Tensor, float, bool]] = {}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the previous stage's weights file."""
+        return self.stage.digest
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the previous stage needs labels."""
+        return bool(self.stage.classes)
+
+    def __call__(self, low: Tensor, label: Tensor | None, step: int) -> Disturbed:
+        """Clean integer low images (B, C, h, w) → disturbed ones, for one training step."""
+        block = step // self.augment.refresh
+        if block != self.block:
+            self.block, self.pool = block, {}
+        labels = [None] * len(low) if label is None or not self.labelled else label.tolist()
+        keys = [(image_digest(image), y) for image, y in zip(low, labels, strict=True)]
+        new = {key: row for row, key in enumerate(keys) if key not in self.pool}
+        if new:
+            self._disturb(list(new), torch.tensor(list(new.values())), low, label)
+        images, sigmas, replaced = zip(*(self.pool[key] for key in keys), strict=True)
+        return Disturbed(torch.stack(images), torch.tensor(sigmas), torch.tensor(replaced))
+
+    def _disturb(self, keys: list[tuple], rows: Tensor, low: Tensor, label: Tensor | None) -> None:
+        """Fill the pool with the images at ``rows``, which ``keys`` name."""
+        seed, model, data = self.config.seed, self.config.model, self.config.data
+        sources = [generator("augment", seed, self.block, *key) for key in keys]
+        step = self.block * self.augment.refresh
+        sigma = torch.tensor([sigma_at(self.augment.sigma, step, source) for source in sources])
+        noise = torch.stack(
+            [torch.randn(self.stage.flow.shape, generator=source) for source in sources]
+        )
+        image = low[rows]
+        lower = None
+        if self.stage.config.model.kind == "srflow":
+            lower = halve(image, data.bits, model.pyramid)
+        label = label[rows] if self.stage.flow.classes else None
+        disturbed, exploded = image, torch.zeros(len(rows), dtype=torch.bool)
+        if sigma.any():
+            disturbed, exploded = disturb(
+                self.stage, image, lower, label, sigma, noise, self.augment.limit
+            )
+        for key, *found in zip(keys, disturbed, sigma.tolist(), exploded.tolist(), strict=True):
+            self.pool[key] = tuple(found)
+
+    def verify(self) -> None:
+        """Raise `RuntimeError` if the previous stage's weights are no longer what they were."""
+        if weights_digest(self.flow) != self.weights:
+            raise RuntimeError(f"the weights of {self.augment.previous} changed during training")
+
+
+def weights_digest(flow: Flow) -> str:
+    """SHA-256 of a flow's parameters and buffers."""
+    digest = hashlib.sha256()
+    for tensor in flow.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_previous(stage: Stage, config: StageConfig) -> None:
+    """Raise `InputError` unless the stage's images are what this one conditions on."""
+    try:
+        check_chain([(stage.name, stage.config), (config.out, config)])
+    except InputError as error:
+        raise InputError(f"augment.previous={config.augment.previous}: {error}") from None

@@ -41,11 +41,20 @@ class Batches:
     Epoch e visits the images in an order drawn from (seed, e); step s takes the next
     ``batch_size`` of that endless list, of which process r of n takes the r-th of n equal parts.
     Flips and dequantisation noise are drawn from (seed, step, place in the whole batch), so the
-    joined batch is the same for any number of processes.
+    joined batch is the same for any number of processes. Batches hold labels where the stage has
+    classes, or as ``labelled`` says.
     """
 
-    def __init__(self, source: ImageSource, config: StageConfig, rank: int = 0, processes: int = 1):
+    def __init__(
+        self,
+        source: ImageSource,
+        config: StageConfig,
+        rank: int = 0,
+        processes: int = 1,
+        labelled: bool | None = None,
+    ):
         self.source = source
+        self.labelled = bool(config.model.classes) if labelled is None else labelled
         self.config = config
         self.coding = coding(config)
         self.each = config.train.batch_size // processes
@@ -84,7 +93,7 @@ class Batches:
             low = centre(halve(high, data.bits, model.pyramid), bits=data.bits)
         values = self.coding.values(high)
         noise = torch.stack([uniform(values.shape[1:], source) for source in sources])
-        labels = self.source.labels[indices] if model.classes else None
+        labels = self.source.labels[indices] if self.labelled else None
         return Batch(dequantise(values, noise, data.bits), low, labels)
 
     def _of_step(self, step: int) -> Tensor:

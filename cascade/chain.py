@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,36 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cascade.dequantise import centre, expand_bits, reduce_bits
+from cascade.dequantise import expand_bits, reduce_bits
 from cascade.finite import NotFinite, first_not_finite
 from cascade.likelihood import Report, class_columns, compose, consistency
 from cascade.manifest import check_order, stage_folders
 from cascade.pyramid import halve_to, pyramid
 from cascade.seeds import sample_noise
 from cascade.stage import Stage, load_stage
-from stages import Flow, InputError
+from stages import InputError
 
-CHUNK = 16  # images that a net sees at once: fixed, since sums differ slightly with batch size
 SAMPLES_JUDGED = 64  # fresh samples, for their consistency and how often they are clipped
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-
-
-def in_chunks(function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
-    """``function`` of the rows in chunks of exactly `CHUNK`, the last one padded with its last row.
-
-    So a row's result does not depend on how many rows there are, nor on which others.
-    """
-    count = len(tensors[0])
-    results = []
-    for start in range(0, count, CHUNK):
-        rows = torch.arange(start, start + CHUNK).clamp(max=count - 1)
-        chunk = [None if t is None else t[rows.to(t.device)] for t in tensors]
-        results.append(function(*chunk)[: min(CHUNK, count - start)])
-    return torch.cat(results)
-
-
-def _noise_of(flow: Flow, *inputs: Tensor | None) -> Tensor:
-    return flow.encode(*inputs)[0]
 
 
 @dataclass
@@ -63,10 +45,17 @@ class Cascade:
     images (``bits``-bit ones where the stages were trained so), float64 (N,), in nats.
     """
 
-    def __init__(self, stages: Sequence[Stage], autocast: bool = False, pyramid: str | None = None):
+    def __init__(self, stages: Sequence[Stage], pyramid: str | None = None):
         check_order([(stage.name, stage.config) for stage in stages], pyramid)
+        for below, above in itertools.pairwise(stages):
+            learned_from = above.config.augment.digest
+            if learned_from and learned_from != below.digest:
+                warnings.warn(
+                    f"{above.name} was trained on low images disturbed by another stage than "
+                    f"{below.name} ({learned_from[:12]}, not {below.digest[:12]})",
+                    stacklevel=2,
+                )
         self.stages = list(stages)
-        self.autocast = autocast
         self.classes = max(stage.classes for stage in stages)
         self.bits = stages[0].config.data.bits
         self.pyramid = stages[0].config.model.pyramid
@@ -86,11 +75,19 @@ class Cascade:
         ``dtype`` is float32, float64, or bfloat16: float32 with the nets under bfloat16 autocast.
         Raises `InputError` where one is missing, or where they do not follow one another.
         """
-        if dtype not in DTYPES:
-            raise InputError(f"dtype is one of {', '.join(DTYPES)}, got {dtype}")
         folders, pyramid = stage_folders(folder, stages)
-        loaded = [load_stage(path, device, DTYPES[dtype]) for path in folders]
-        return cls(loaded, dtype == "bfloat16", pyramid)
+        return cls([load_stage(path, device, dtype) for path in folders], pyramid)
+
+    def tell(self, sigma: float) -> None:
+        """Tell stages trained with ``augment.condition`` by how much low images are disturbed.
+
+        Until then they are told that it is 0. Raises `InputError` where no stage listens.
+        """
+        listening = [stage for stage in self.stages if stage.config.augment.condition]
+        if not listening:
+            raise InputError("no stage of this cascade was trained with augment.condition=true")
+        for stage in listening:
+            stage.sigma = sigma
 
     def sample(
         self,
@@ -127,7 +124,7 @@ class Cascade:
         clipped = torch.zeros(num, len(self.stages), dtype=torch.float64)
         for i, (stage, scale) in enumerate(zip(self.stages, temperatures, strict=True)):
             noise = scale * sample_noise(stage.flow.shape, seed, i, first, num)
-            y = self.run(stage, stage.flow.sample, noise, low, labels)
+            y = stage.run(stage.flow.sample, noise, low, labels)
             finite &= y.flatten(1).isfinite().all(1)
             low, changed = stage.coding.image(y, low)
             clipped[:, i] = changed / noise[0].numel()
@@ -183,7 +180,7 @@ class Cascade:
         labels = self._labels(labels, len(images))
         columns, low = [], None
         for i, (stage, high) in enumerate(zip(self.stages, self.levels(images), strict=True)):
-            density = partial(self.run, stage, stage.flow.class_log_probs, low=low)
+            density = partial(stage.run, stage.flow.class_log_probs, low=low)
             dequantised = partial(stage.coding.dequantise, high, seed, i)
             found = class_columns(density, dequantised, samples, self.bits)
             for row in (~found.isfinite().all(1)).nonzero().flatten().tolist():
@@ -215,7 +212,7 @@ class Cascade:
         noises, low = [], None
         for stage, high in zip(self.stages, self.levels(images), strict=True):
             y = stage.coding.centre(high)
-            noises.append(self.run(stage, partial(_noise_of, stage.flow), y, low, labels))
+            noises.append(stage.run(stage.flow.noise_of, y, low, labels))
             low = high
         return noises
 
@@ -227,34 +224,15 @@ class Cascade:
         labels = self.needed_labels(labels, len(noises[0]))
         low = None
         for stage, noise in zip(self.stages, noises, strict=True):
-            y = self.run(stage, stage.flow.decode, noise, low, labels)
+            y = stage.run(stage.flow.decode, noise, low, labels)
             low, _ = stage.coding.image(y, low)
         return expand_bits(low, self.bits)
-
-    def run(
-        self,
-        stage: Stage,
-        function: Callable[..., Tensor],
-        x: Tensor,
-        low: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """``function(x, low, label)`` in chunks, on the stage's device and in its precision."""
-        weight = next(stage.flow.parameters())
-        low = centre(low, weight.dtype, self.bits).to(weight.device) if low is not None else None
-        inputs = [x.to(weight), low]
-        if labels is not None:
-            inputs.append(labels.to(weight.device))
-        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-        mixed = torch.autocast(weight.device.type, torch.bfloat16, enabled=self.autocast)
-        with exact, mixed:
-            return in_chunks(function, *inputs).cpu()
 
     def _layer_at_fault(self, stage: Stage, high: Tensor, low: Tensor | None, row: int) -> str:
         y = stage.coding.centre(high[row : row + 1])
         one_low = None if low is None else low[row : row + 1]
         with first_not_finite(stage.flow) as layer:
-            self.run(stage, stage.flow.class_log_probs, y, one_low)
+            stage.run(stage.flow.class_log_probs, y, one_low)
         return layer()
 
     def levels(self, images: Tensor) -> list[Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class Coding(ABC):
     """Images uint8 (B, C, H, W) of n ``bits`` ↔ what a stage's flow sees of them."""
 
     bits: int
+    span: ClassVar[float]  # how much of y's range the values of images take up
 
     @abstractmethod
     def values(self, image: Tensor) -> Tensor:
@@ -47,7 +49,9 @@ class Coding(ABC):
 
 
 class Pixels(Coding):
-    """The image itself."""
+    """The image itself, within ±½."""
+
+    span = 1.0
 
     def values(self, image: Tensor) -> Tensor:
         return image
@@ -61,8 +65,10 @@ class Pixels(Coding):
 class Details(Coding):
     """Integer Haar details (B, 3C, H/2, W/2), see `cascade.haar`, moved up by 2ⁿ⁻¹.
 
-    So y = (d + u)/2ⁿ for a detail d. Clipping never changes the low image.
+    So y = (d + u)/2ⁿ for a detail d, within ±2. Clipping never changes the low image.
     """
+
+    span = 4.0
 
     def values(self, image: Tensor) -> Tensor:
         return haar.split(image)[1] + 2 ** (self.bits - 1)

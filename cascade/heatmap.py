@@ -93,7 +93,7 @@ def spent(cascade: Cascade, images: Tensor, labels: Tensor | None, seed: int = 0
     maps, low = [], None
     for i, (stage, high) in enumerate(zip(cascade.stages, cascade.levels(images), strict=True)):
         y = stage.coding.dequantise(high, seed, i, draw=0)
-        nats = cascade.run(stage, partial(nats_map, stage.flow), y, low, labels)
+        nats = stage.run(partial(nats_map, stage.flow), y, low, labels)
         maps.append(cascade.bits * y.shape[1] - nats.double() / math.log(2))
         low = high
     return maps

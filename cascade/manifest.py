@@ -59,10 +59,22 @@ def _listed(folder: Path) -> Listing:
 
 
 def check_order(stages: Sequence[tuple[str, StageConfig]], pyramid: str | None = None) -> None:
-    """Raise `InputError` unless the stages (name, configuration) follow one another.
+    """Raise `InputError` unless the stages (name, configuration) make up a cascade, base first.
 
     ``pyramid`` is the one all of them must have, where something else has named it.
     """
+    first, base = stages[0]
+    if base.model.kind != "glow":
+        half = base.data.size // 2
+        raise InputError(
+            f"the first stage must be a Glow; {first} is an SRFlow and needs "
+            f"a {half}x{half} stage before it"
+        )
+    check_chain(stages, pyramid)
+
+
+def check_chain(stages: Sequence[tuple[str, StageConfig]], pyramid: str | None = None) -> None:
+    """Raise `InputError` unless each stage takes what the one before it makes."""
     first, base = stages[0]
     expected, named = (base.model.pyramid, first) if pyramid is None else (pyramid, MANIFEST)
     for name, config in stages:
@@ -71,12 +83,6 @@ def check_order(stages: Sequence[tuple[str, StageConfig]], pyramid: str | None =
                 f"{named} has pyramid={expected}, but {name} has pyramid={config.model.pyramid}; "
                 "low images of one cascade all come from one pyramid"
             )
-    if base.model.kind != "glow":
-        half = base.data.size // 2
-        raise InputError(
-            f"the first stage must be a Glow; {first} is an SRFlow and needs "
-            f"a {half}x{half} stage before it"
-        )
     for (below, low), (name, high) in itertools.pairwise(stages):
         if high.model.kind != "srflow":
             raise InputError(f"stage {name} is a Glow; only the first stage may be one")

@@ -15,7 +15,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from cascade.chain import CHUNK, Cascade
+from cascade.chain import Cascade
+from cascade.chunks import CHUNK
 from cascade.codecs import SETTINGS, file_bpd
 from cascade.finite import NotFinite
 from cascade.images import ImageSource

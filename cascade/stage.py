@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -12,11 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cascade.chunks import in_chunks
 from cascade.coding import Coding, coding
 from cascade.config import GlowModel, StageConfig, load_config
+from cascade.dequantise import centre
 from cascade.files import whole
 from stages import Flow, InputError, glow, srflow
 
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 NOT_OF_THE_FLOW = ("kind", "pyramid", "class_weight", "class_loss")
 
 
@@ -29,7 +32,8 @@ def build(config: StageConfig) -> Flow:
     if isinstance(model, GlowModel):
         flow = glow(shape, **options)
     else:
-        flow = srflow(shape, details=model.pyramid == "haar", **options)
+        told = config.augment.condition
+        flow = srflow(shape, details=model.pyramid == "haar", told_sigma=told, **options)
     return flow.to(memory_format=torch.channels_last)
 
 
@@ -41,6 +45,8 @@ class Stage:
     config: StageConfig
     flow: Flow
     digest: str = ""  # SHA-256 of its weights file
+    autocast: bool = False  # whether its nets run in bfloat16
+    sigma: float = 0.0  # what it is told of its low image, if it was trained to listen
 
     @property
     def classes(self) -> int:
@@ -56,13 +62,48 @@ class Stage:
         data = self.config.data
         return data.channels, data.size, data.size
 
+    def run(
+        self,
+        function: Callable[..., Tensor],
+        x: Tensor,
+        low: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """``function(x, low, label)`` in chunks, on the stage's device and in its precision.
+
+        ``low`` is an integer image. A row's result depends on its own values alone.
+        """
+        weight = next(self.flow.parameters())
+        inputs = [x.to(weight)]
+        if low is not None:
+            low = centre(low, weight.dtype, self.config.data.bits)
+            inputs.append(self._told(low).to(weight.device))
+        else:
+            inputs.append(None)
+        if labels is not None:
+            inputs.append(labels.to(weight.device))
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        mixed = torch.autocast(weight.device.type, torch.bfloat16, enabled=self.autocast)
+        with exact, mixed:
+            return in_chunks(function, *inputs).cpu()
+
+    def _told(self, low: Tensor) -> Tensor:
+        if not self.config.augment.condition:
+            return low
+        return with_sigma(low, torch.full((len(low),), self.sigma))
+
 
 def load_stage(
     folder: str | Path,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: str = "float32",
 ) -> Stage:
-    """Read a stage folder. Raises `InputError` where it is missing, incomplete or not a stage."""
+    """Read a stage folder. Raises `InputError` where it is missing, incomplete or not a stage.
+
+    ``dtype`` is float32, float64, or bfloat16: float32 with the nets under bfloat16 autocast.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is one of {', '.join(DTYPES)}, got {dtype}")
     folder = Path(folder)
     weights = folder / "model.safetensors"
     if not folder.is_dir():
@@ -73,7 +114,14 @@ def load_stage(
     flow = build(config)
     load_weights(flow, read_tensors(weights), weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return Stage(folder.resolve().name, config, flow.to(device, dtype).eval(), digest)
+    flow = flow.to(device, DTYPES[dtype]).eval()
+    return Stage(folder.resolve().name, config, flow, digest, dtype == "bfloat16")
+
+
+def with_sigma(low: Tensor, sigma: Tensor) -> Tensor:
+    """Low images (B, C, h, w) with one more channel: each image's σ, (B,)."""
+    plane = sigma.to(low)[:, None, None, None].expand(-1, 1, *low.shape[2:])
+    return torch.cat([low, plane], dim=1)
 
 
 def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,12 +15,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from cascade.augment import Augmentation
 from cascade.batches import Batch, Batches
 from cascade.config import StageConfig, check_resumable, load_config, save_config
+from cascade.dequantise import centre, quantise
 from cascade.files import whole
 from cascade.manifest import register
 from cascade.optimise import averaged, learning_rate, optimiser
-from cascade.stage import build, write_tensors
+from cascade.stage import build, with_sigma, write_tensors
 from cascade.state import load_state, save_state
 from cascade.watch import HeldOut, density_bpd, open_stage_images
 from stages import Flow, InputError, StageLoss, initialise
@@ -50,10 +53,17 @@ class Trainer:
         with self.accelerator.local_main_process_first():  # one process downloads
             source = open_stage_images(config, config.data.split)
             self.held_out = HeldOut(config, device)
+        self.augmentation = None
+        if config.augment.previous:
+            self.augmentation = Augmentation(config, device)
+            config.augment.digest = self.augmentation.digest
         config.data.classes = list(source.classes)
         if config.model.classes:
             config.data.counts = source.labels.bincount(minlength=config.model.classes).tolist()
-        self.batches = Batches(source, config, rank, processes)
+        labelled = config.model.classes or (self.augmentation and self.augmentation.labelled)
+        if labelled and source.labels is None:
+            raise InputError(f"{config.augment.previous} has classes, {config.data.name} no labels")
+        self.batches = Batches(source, config, rank, processes, bool(labelled))
 
         torch.manual_seed(config.seed)
         loss = StageLoss(build(config)).to(device)
@@ -62,6 +72,7 @@ class Trainer:
         self.average = averaged(loss, train.ema) if train.ema else None
         self.loss, self.optimizer = self.accelerator.prepare(loss, optimiser(loss, train))
         self.step = 0
+        self.replaced: list[Tensor] = []  # shares of rows replaced, since they were last logged
         if self._state.is_file():
             self._resume()
         if self.accelerator.is_main_process:
@@ -100,6 +111,8 @@ class Trainer:
         """
         with _signals() as signalled:
             finished = self._loop(signalled, watch)
+        if self.augmentation:
+            self.augmentation.verify()
         if not self._state.is_file():
             self.save()
         self.accelerator.end_training()
@@ -108,7 +121,7 @@ class Trainer:
     def _loop(self, signalled: Callable[[], bool], watch: Watch) -> bool:
         train, first, started = self.config.train, self.step, time.perf_counter()
         for batch in self.batches.steps(self.step, train.steps):
-            metrics = self._train_step(batch.to(self.accelerator.device))
+            metrics = self._train_step(self._disturbed(batch).to(self.accelerator.device))
             self.step += 1
             stopping = self._any_process(signalled())
             saving = stopping or self.step % train.save_every == 0 or self.step == train.steps
@@ -123,6 +136,18 @@ class Trainer:
             if stopping:
                 return False
         return True
+
+    def _disturbed(self, batch: Batch) -> Batch:
+        """The batch with disturbed low images, where this stage is trained on them."""
+        if self.augmentation is None:
+            return batch
+        data = self.config.data
+        found = self.augmentation(quantise(batch.low, data.bits), batch.label, self.step)
+        self.replaced.append(found.replaced.double().mean())
+        low = centre(found.low, bits=data.bits)
+        if self.config.augment.condition:
+            low = with_sigma(low, found.sigma)
+        return replace(batch, low=low)
 
     def _train_step(self, batch: Batch) -> dict[str, Tensor | float]:
         train, model = self.config.train, self.config.model
@@ -148,13 +173,17 @@ class Trainer:
         }
 
     def _record(self, metrics: dict[str, Tensor | float], validating: bool, watch: Watch) -> None:
-        for key in ("bpd", "class_loss"):
+        if self.replaced:
+            metrics["replaced"] = torch.stack(self.replaced).mean().to(metrics["bpd"])
+            self.replaced = []
+        for key in ("bpd", "class_loss", *(["replaced"] if "replaced" in metrics else [])):
             metrics[key] = self.accelerator.reduce(metrics[key], "mean")
         row = {"step": self.step, **{key: float(value) for key, value in metrics.items()}}
         if not self.accelerator.is_main_process:
             return
         if validating:
             row[f"{self.held_out.split}_bpd"] = self.held_out.bpd(self.flow)
+            row |= self.held_out.failures(self.flow)
         with open(self.out / "metrics.jsonl", "a") as log:
             log.write(json.dumps(row) + "\n")
         watch(self.step, row)

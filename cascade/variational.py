@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cascade.augment import kl_to_prior, restore
+from cascade.augment import LIMIT, kl_to_prior, restore
 from cascade.chain import Cascade
 from cascade.dequantise import log_volume
 from cascade.seeds import generator, image_digest
@@ -89,20 +89,20 @@ def variational(
     lower, low, high = ([None, *cascade.levels(images)])[stage - 1 : stage + 2]
     above, below = cascade.stages[stage], cascade.stages[stage - 1]
     clean_y = below.coding.centre(low)
-    z = cascade.run(below, lambda *inputs: below.flow.encode(*inputs)[0], clean_y, lower, labels)
+    z = below.run(below.flow.noise_of, clean_y, lower, labels)
     kl = kl_to_prior(z, sigma)
 
     clean, noisy = torch.zeros(2, len(images), dtype=torch.float64)
     replaced = torch.zeros(len(images), dtype=torch.int64)
     for draw in range(samples):
         moved = z + sigma * normal_noise(high, below.flow.shape, seed, stage, draw)
-        decoded = cascade.run(below, below.flow.decode, moved, lower, labels)
-        restored, exploded = restore(decoded, clean_y.to(decoded))
+        decoded = below.run(below.flow.decode, moved, lower, labels)
+        restored, exploded = restore(decoded, clean_y.to(decoded), LIMIT * below.coding.span)
         disturbed, _ = below.coding.image(restored, lower)
         y = above.coding.dequantise(high, seed, stage, draw)
         given = (low, disturbed)
         for total, condition in zip((clean, noisy), given, strict=True):
-            total += cascade.run(above, above.flow.log_prob, y, condition, labels).double()
+            total += above.run(above.flow.log_prob, y, condition, labels).double()
         replaced += exploded
     volume = log_volume(math.prod(above.flow.shape), cascade.bits)
     return VariationalReport(

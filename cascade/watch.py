@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cascade.augment import restore
 from cascade.batches import Batches
 from cascade.coding import coding
 from cascade.config import StageConfig
@@ -17,6 +18,7 @@ from cascade.grid import save_grid
 from cascade.images import ImageSource
 from cascade.seeds import sample_noise
 from stages import Flow, InputError
+from stages.unwhitened import unwhitened
 
 GRID = 8  # sample pictures show 8×8 images
 
@@ -44,6 +46,29 @@ class HeldOut:
             inputs = [None if t is None else t[part] for t in batch.parts]
             found.append(density_bpd(flow.log_prob(*inputs), inputs[0], self.config.data.bits))
         return torch.cat(found).mean().item()
+
+    @torch.no_grad()
+    def failures(self, flow: Flow) -> dict[str, float]:
+        """Shares of held-out images whose noisy reconstruction f⁻¹(f(x) + σ·ε) fails, by σ.
+
+        For each of ``train.watch_sigmas``, with whitened and with raw latents: ``not_finite``, and
+        ``exploded``, which also counts values that `restore` would replace.
+        """
+        found = {}
+        parts = [None if t is None else t[: self.config.train.batch_size] for t in self.batch.parts]
+        target, low, label = parts
+        limit = self.config.augment.limit * coding(self.config).span
+        for sigma in self.config.train.watch_sigmas:
+            noise = sample_noise(flow.shape, self.config.seed, 1, 0, len(target)).to(target)
+            for scaling, latents in (("whitened", flow), ("raw", unwhitened(flow))):
+                z = latents.noise_of(target, low, label)
+                back = latents.decode(z + sigma * noise, low, label)
+                finite = back.isfinite().flatten(1).all(1)
+                exploded = restore(back, target, limit)[1]
+                key = f"{scaling}_{sigma:g}"
+                found[f"not_finite_{key}"] = (~finite).double().mean().item()
+                found[f"exploded_{key}"] = exploded.double().mean().item()
+        return found
 
     @torch.no_grad()
     def picture(self, flow: Flow, file: Path) -> None:

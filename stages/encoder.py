@@ -57,6 +57,7 @@ class Encoder(nn.Module):
 
     def __init__(self, image_channels: int, features: int, growth: int, blocks: int, levels: int):
         super().__init__()
+        self.image_channels = image_channels
         self.levels = levels
         self.taps = tapped_blocks(blocks)
         self.channels = features * (1 + len(self.taps))

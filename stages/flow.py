@@ -28,6 +28,9 @@ class Flow(nn.Module):
     With ``classes`` above 0 the label sets mean and deviation of the coarsest latent, and a linear
     read-out of that latent, before the label has touched it, gives class logits.
 
+    An encoder that reads one channel more than the low image has is told there by how much the low
+    image was disturbed (σ); without that channel it is told 0.
+
     Images and low images are floats in [−½, ½); labels int64 (B,); all log-probabilities and
     log-determinants are (B,), in nats, of the continuous density.
     """
@@ -60,10 +63,12 @@ class Flow(nn.Module):
             return ()
         if low is None:
             raise InputError("this stage is conditional: give the low image")
+        untold = self.encoder.image_channels - low.shape[1]
+        low = F.pad(low, (0, 0, 0, 0, 0, untold))
         return self.encoder(low.contiguous(memory_format=torch.channels_last))
 
     def _centre(self, low: Tensor | None) -> Tensor | float:
-        return upsampled(low) if self.residual else 0.0
+        return upsampled(low[:, : self.shape[0]]) if self.residual else 0.0
 
     def _latent(self, x: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
         """The body's output, before any label, and the log-determinant so far."""
@@ -88,6 +93,10 @@ class Flow(nn.Module):
         top, rest = self._peel(z)
         top, change = self.prior(top, self._need(label))
         return unpeel(top, rest, self.squeezed), log_det + change
+
+    def noise_of(self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """The noise alone of `encode`."""
+        return self.encode(x, low, label)[0]
 
     def decode(
         self, noise: Tensor, low: Tensor | None = None, label: Tensor | None = None

@@ -23,6 +23,8 @@ def srflow(
     conditional_prior: bool = False,
     residual: bool = False,
     details: bool = False,
+    told_sigma: bool = False,
+    squish_injector: bool = True,
     classes: int = 0,
     encoder_features: int = 64,
     encoder_growth: int = 32,
@@ -35,12 +37,16 @@ def srflow(
 
     A level is: squeeze, ``transition_steps`` of actnorm and 1×1 alone, ``steps`` of actnorm,
     1×1, injector and coupling, then the prior of the dropped half, which reads the low image's
-    features too if ``conditional_prior``. ``squish`` bounds coupling and injector alike. Raises
-    `InputError` for a shape the levels do not divide.
+    features too if ``conditional_prior``. ``squish`` bounds coupling and injector alike, the latter
+    only if ``squish_injector``. With ``told_sigma`` the low image may have one channel more, see
+    `Flow`. Raises `InputError` for a shape the levels do not divide.
     """
     check_size("SRFlow", *shape[1:], levels)
     law = scale_law(squish, squish_range)
-    encoder = Encoder(shape[0], encoder_features, encoder_growth, encoder_blocks, levels)
+    injector_law = law if squish_injector else scale_law(0.0)
+    encoder = Encoder(
+        shape[0] + told_sigma, encoder_features, encoder_growth, encoder_blocks, levels
+    )
 
     def transition(channels: int) -> list[Bijection]:
         return [ActNorm(channels), InvertibleConv(channels)]
@@ -48,7 +54,7 @@ def srflow(
     def step(channels: int) -> list[Bijection]:
         parts = transition(channels)
         if injector:
-            parts.append(Injector(channels, width, law))
+            parts.append(Injector(channels, width, injector_law))
         coupling_law = None if coupling == "additive" else law
         return [*parts, Coupling(channels, width, coupling_law, conditional=True)]
 

@@ -7,29 +7,46 @@ import pytest
 import torch
 from conftest import randomise
 from enumeration import ENCODER, all_integers, cube_probabilities, tiny_cascade
+from torch.autograd.functional import jacobian
 
 from cascade.augment import disturb, kl_to_prior
-from cascade.chain import CHUNK, Cascade
+from cascade.chain import Cascade
+from cascade.chunks import CHUNK
+from cascade.config import Data, GlowModel, SRFlowModel, StageConfig
 from cascade.dequantise import centre, expand_bits, quantise
 from cascade.pyramid import halve
 from cascade.stage import Stage
 from cascade.variational import variational
-from stages import Flow, InputError, glow, srflow
+from stages import InputError, glow, srflow
+from stages.coupling import SplitPrior
 from stages.gaussian import log_normal
+from stages.unwhitened import unwhitened
 
 OPTIONS = {"levels": 2, "steps": 1, "width": 4, "squish": 0.5, "classes": 3}
 FLOWS = {
-    "glow": lambda: glow((3, 8, 8), **OPTIONS),
-    "srflow": lambda: srflow((3, 8, 8), residual=True, **OPTIONS, **ENCODER),
+    "glow": (lambda: glow((3, 8, 8), **OPTIONS), GlowModel, "bicubic"),
+    "srflow": (
+        lambda: srflow((3, 8, 8), residual=True, **OPTIONS, **ENCODER),
+        SRFlowModel,
+        "bicubic",
+    ),
+    "details": (
+        lambda: srflow((3, 8, 8), details=True, **OPTIONS, **ENCODER),
+        SRFlowModel,
+        "haar",
+    ),
 }
 
 
-def previous(kind: str) -> tuple[Flow, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """A previous stage, its clean images' bin centres, their lower ones, and labels."""
-    flow = randomise(FLOWS[kind](), 0.1).eval()
+def previous(kind: str) -> tuple[Stage, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """A previous stage, clean images of its size, their lower ones, and labels."""
+    make, model, pyramid = FLOWS[kind]
+    flow = randomise(make(), 0.1).eval()
     image = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
-    lower = centre(halve(image), torch.float64) if kind == "srflow" else None
-    return flow, centre(image, torch.float64), lower, torch.arange(6) % 3
+    lower = None if model is GlowModel else halve(image, kind=pyramid)
+    config = StageConfig("previous", 0, Data("none", 8), model(model.__name__[:-5].lower()))
+    config.model.pyramid = pyramid
+    return Stage("previous", config, flow), image, lower, torch.arange(6) % 3
 
 
 def shown() -> torch.Tensor:
@@ -39,22 +56,45 @@ def shown() -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", FLOWS)
 def test_without_noise_the_image_is_the_clean_one(kind):
-    flow, y, lower, label = previous(kind)
-    noise = torch.randn_like(y)
-    disturbed, replaced = disturb(flow, y, lower, label, 0.0, noise)
-    assert torch.equal(disturbed, y) and not replaced.any()
-    nearly, replaced = disturb(flow, y, lower, label, 1e-9, noise)
-    assert torch.equal(quantise(nearly), quantise(y)) and not replaced.any()
+    stage, image, lower, label = previous(kind)
+    noise = torch.randn(6, *stage.flow.shape)
+    for sigma in (0.0, 1e-9):
+        sigmas = torch.full((6,), sigma)
+        disturbed, replaced = disturb(stage, image, lower, label, sigmas, noise)
+        assert torch.equal(disturbed, image) and not replaced.any()
 
 
 @pytest.mark.parametrize("kind", FLOWS)
 def test_noise_is_added_to_the_latent(kind):
-    flow, y, lower, label = previous(kind)
-    noise = torch.randn_like(y)
-    disturbed, replaced = disturb(flow, y, lower, label, 0.1, noise)
-    assert not replaced.any() and not disturbed.requires_grad
-    moved = flow.encode(disturbed, lower, label)[0] - flow.encode(y, lower, label)[0]
-    torch.testing.assert_close(moved, 0.1 * noise)
+    stage, image, lower, label = previous(kind)
+    noise, sigmas = torch.randn(6, *stage.flow.shape).double(), torch.linspace(0, 0.2, 6).double()
+    disturbed, replaced = disturb(stage, image, lower, label, sigmas, noise)
+    assert not replaced.any()
+    below = None if lower is None else centre(lower, torch.float64)
+    z = stage.flow.noise_of(stage.coding.centre(image, torch.float64), below, label)
+    y = stage.flow.decode(z + sigmas[:, None, None, None] * noise, below, label)
+    assert torch.equal(disturbed, stage.coding.image(y, lower)[0])
+    assert torch.equal(disturbed[0], image[0]) and not torch.equal(disturbed[1], image[1])
+    if kind == "details":
+        assert torch.equal(halve(disturbed, kind="haar"), lower), "its low image is untouched"
+
+
+@pytest.mark.parametrize("kind", FLOWS)
+def test_without_priors_a_flow_still_inverts_and_shares_its_weights(kind):
+    stage, image, lower, label = previous(kind)
+    bare = unwhitened(stage.flow)
+    y = stage.coding.centre(image, torch.float64)
+    below = None if lower is None else centre(lower, torch.float64)
+    raw, log_det = bare.encode(y, below)
+    torch.testing.assert_close(bare.decode(raw, below), y, rtol=0, atol=1e-9)
+    assert not torch.allclose(raw, stage.flow.noise_of(y, below, label))
+    ours, theirs = dict(stage.flow.named_parameters()), dict(bare.named_parameters())
+    assert all(ours[name] is parameter for name, parameter in theirs.items() if name in ours)
+    assert not any(isinstance(module, SplitPrior) for module in bare.modules())
+    assert any(isinstance(module, SplitPrior) for module in stage.flow.modules())
+    row = jacobian(lambda v: bare.encode(v[None], None if below is None else below[:1])[0][0], y[0])
+    expected = torch.linalg.slogdet(row.reshape(y[0].numel(), -1)).logabsdet
+    torch.testing.assert_close(log_det[0], expected, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.5])
@@ -88,9 +128,10 @@ def test_an_exploding_stage_is_replaced_and_counted(name):
     parameter, value = EXPLOSIONS[name]
     base = cascade.stages[0].flow
     getattr(base.body.affine, parameter).data.fill_(value)
-    y = torch.linspace(-0.4, 0.4, 5).double().reshape(5, 1, 1, 1)
-    disturbed, replaced = disturb(base, y, None, None, 0.5, torch.ones_like(y))
-    assert replaced.all() and torch.equal(disturbed, y)
+    values = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
+    noise, sigmas = torch.ones(values.shape), torch.full((4,), 0.5)
+    disturbed, replaced = disturb(cascade.stages[0], values, None, None, sigmas, noise)
+    assert replaced.all() and torch.equal(disturbed, values)
 
     report = variational(cascade, images, None, 1, sigma=0.5, samples=2)
     assert (report.replaced == 2).all() and report.replacement_rate == 1
@@ -99,11 +140,11 @@ def test_an_exploding_stage_is_replaced_and_counted(name):
 
 
 def test_only_the_rows_that_explode_are_replaced():
-    base = tiny_cascade().stages[0].flow
-    y, noise = torch.zeros(3, 1, 1, 1).double(), torch.tensor([0.1, 100, math.inf]).double()
-    disturbed, replaced = disturb(base, y, None, None, 1.0, noise.reshape(3, 1, 1, 1))
+    base = tiny_cascade().stages[0]
+    image, noise = torch.ones(3, 1, 1, 1, dtype=torch.uint8), torch.tensor([2.0, 100, math.inf])
+    disturbed, replaced = disturb(base, image, None, None, torch.ones(3), noise.reshape(3, 1, 1, 1))
     assert replaced.tolist() == [False, True, True]
-    assert disturbed[0] != 0 and not disturbed[1:].any()
+    assert disturbed[0] != 1 and (disturbed[1:] == 1).all()
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from conftest import ROOT, TINY, run_tool
 
 from cascade import Cascade, InputError
-from cascade.chain import CHUNK
+from cascade.chunks import CHUNK
 from cascade.config import load_config
 from cascade.data import open_images
 from cascade.dequantise import expand_bits

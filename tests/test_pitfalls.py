@@ -11,7 +11,8 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 from cascade.batches import Batches
-from cascade.chain import CHUNK, Cascade, in_chunks
+from cascade.chain import Cascade
+from cascade.chunks import CHUNK, in_chunks
 from cascade.coding import Pixels
 from cascade.config import Data, GlowModel, SRFlowModel, StageConfig, Train
 from cascade.data import open_images

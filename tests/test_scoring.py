@@ -15,14 +15,13 @@ import torch
 from conftest import ROOT, launch, run_tool
 
 from cascade import Cascade
-from cascade.chain import DTYPES
 from cascade.compare import auroc
 from cascade.data import open_images
 from cascade.finite import NotFinite
 from cascade.heatmap import spent
 from cascade.likelihood import compose
 from cascade.pyramid import halve_to
-from cascade.stage import read_tensors, write_tensors
+from cascade.stage import DTYPES, read_tensors, write_tensors
 
 FEW = ["--data", "mnist5k", "--limit", 37]  # neither processes nor chunks divide it
 

@@ -32,7 +32,7 @@ def test_stage_folder(digits):
         folder = digits / name
         assert (folder / "config.yaml").is_file() and (folder / "model.safetensors").is_file()
         assert list((folder / "samples").glob("*.png")) and list((folder / "state").iterdir())
-    assert (digits / "cascade.yaml").read_text() == "stages:\n- glow8\n- srf16\n"
+    assert (digits / "cascade.yaml").read_text() == "pyramid: bicubic\nstages:\n- glow8\n- srf16\n"
 
 
 def test_training_lowers_held_out_bpd(tmp_path):

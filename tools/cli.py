@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,9 @@ def add_cascade_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=positive, default=128, help="images held at once")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--told-sigma", type=float, help="what stages trained with augment.condition are told"
+    )
     parser.add_argument("--device", help="cpu, cuda, ...; a GPU where there is one")
     parser.add_argument("--json", help="also write the result to this file")
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
@@ -67,7 +71,13 @@ def load_cascade(args: argparse.Namespace, dtype: str = "float32") -> Cascade:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {device} cannot be used here: {reason}") from None
     stages = args.stages.split(",") if args.stages else None
-    return Cascade.load(args.run, stages, device, dtype)
+    with warnings.catch_warnings(record=True) as remarks:
+        cascade = Cascade.load(args.run, stages, device, dtype)
+    for remark in remarks:
+        say(f"note: {remark.message}")
+    if args.told_sigma is not None:
+        cascade.tell(args.told_sigma)
+    return cascade
 
 
 def refuse_to_overwrite(files: Sequence[str | None], force: bool) -> None:

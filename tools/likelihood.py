@@ -16,7 +16,6 @@ from show import finite, show_bounds, show_checks, show_comparison, show_report
 from torch import Tensor
 
 from cascade import Cascade, InputError, Report
-from cascade.chain import DTYPES
 from cascade.codecs import SETTINGS
 from cascade.compare import separation
 from cascade.data import SPLITS, labels_by_name, open_images
@@ -26,6 +25,7 @@ from cascade.images import ImageSource
 from cascade.records import Records
 from cascade.scoring import Journal, Protocol, Row, score_source
 from cascade.seeds import generator
+from cascade.stage import DTYPES
 from cascade.variational import variational
 from cascade.watch import check_images
 

@@ -93,9 +93,10 @@ def progress_bar() -> Progress:
 
 
 def figures(metrics: dict[str, float]) -> str:
+    replaced = f", {metrics['replaced']:.1%} replaced" if "replaced" in metrics else ""
     return (
         f"{metrics['bpd']:.3f} bpd, {metrics['images_per_s']:.0f} images/s, "
-        f"|gradient| {metrics['grad_norm']:.2g}"
+        f"|gradient| {metrics['grad_norm']:.2g}" + replaced
     )
 
 
