@@ -29,13 +29,15 @@ SAMPLES_JUDGED = 64  # fresh samples, for their consistency and how often they a
 class Draw:
     """Samples at every resolution, base first, uint8 (N, C, H, W), and which were finite (N,).
 
-    ``clipped`` (N, stages) is the share of a stage's values that no image has, and were clipped.
+    ``clipped`` (N, stages) is the share of a stage's values that no image has, and were clipped;
+    ``beyond`` (N, stages) how far the worst value lay outside the range, in whole ranges.
     """
 
     images: list[Tensor]
     labels: Tensor | None
     finite: Tensor
     clipped: Tensor
+    beyond: Tensor
 
 
 class Cascade:
@@ -121,15 +123,17 @@ class Cascade:
             labels = torch.arange(first, first + num) % self.classes
         labels = self._labels(labels, num)
         low, images, finite = None, [], torch.ones(num, dtype=torch.bool)
-        clipped = torch.zeros(num, len(self.stages), dtype=torch.float64)
+        clipped, beyond = torch.zeros(2, num, len(self.stages), dtype=torch.float64)
         for i, (stage, scale) in enumerate(zip(self.stages, temperatures, strict=True)):
             noise = scale * sample_noise(stage.flow.shape, seed, i, first, num)
             y = stage.run(stage.flow.sample, noise, low, labels)
             finite &= y.flatten(1).isfinite().all(1)
+            worst = y.flatten(1).abs().nan_to_num(nan=math.inf).amax(1)
+            beyond[:, i] = (worst / stage.coding.span - 0.5).clamp(min=0)
             low, changed = stage.coding.image(y, low)
             clipped[:, i] = changed / noise[0].numel()
             images.append(expand_bits(low, self.bits))
-        return Draw(images, labels, finite, clipped)
+        return Draw(images, labels, finite, clipped, beyond)
 
     def log_prob(
         self, images: Tensor, labels: Tensor | Sequence[int] | None = None, seed: int = 0

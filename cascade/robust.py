@@ -1,0 +1,126 @@
+"""How a cascade bears what it was not trained on: noisy latents, disturbed low images, samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cascade.augment import LIMIT, disturb
+from cascade.chain import Cascade
+from cascade.dequantise import bits_per_dim, expand_bits
+from cascade.variational import normal_noise, variational
+from stages.unwhitened import unwhitened
+
+
+@dataclass
+class Reconstructions:
+    """One stage's images at rising σ, uint8 (sigmas, N, C, H, W), and what became of them.
+
+    By σ: ``distance`` from the clean images in grey levels, and the share that ``exploded``, see
+    `cascade.augment.restore`; these are shown clean.
+    """
+
+    stage: str
+    sigmas: list[float]
+    images: Tensor
+    distance: list[float]
+    exploded: list[float]
+
+
+@torch.no_grad()
+def reconstructions(
+    cascade: Cascade,
+    images: Tensor,
+    labels: Tensor | None,
+    stage: int,
+    sigmas: Sequence[float],
+    scaling: str = "whitened",
+    seed: int = 0,
+) -> Reconstructions:
+    """Encode a stage's images, add σ·ε to the latents, decode: thesis figures 4.1 and 4.2.
+
+    ``images`` are full ones, uint8 (N, C, H, W); ``scaling`` is whitened or raw. All σ share ε.
+    """
+    labels = cascade.needed_labels(labels, len(images))
+    lower, image = ([None, *cascade.levels(images)])[stage : stage + 2]
+    model = cascade.stages[stage]
+    if scaling == "raw":
+        model, labels = replace(model, flow=unwhitened(model.flow)), None
+    noise = normal_noise(image, model.flow.shape, seed, stage, draw=0)
+    shown, distance, exploded = [], [], []
+    for sigma in sigmas:
+        strength = torch.full((len(image),), float(sigma))
+        found, failed = disturb(model, image, lower, labels, strength, noise, LIMIT)
+        shown.append(expand_bits(found, cascade.bits))
+        distance.append((found.int() - image.int()).abs().double().mean().item())
+        exploded.append(failed.double().mean().item())
+    return Reconstructions(model.name, list(sigmas), torch.stack(shown), distance, exploded)
+
+
+@torch.no_grad()
+def conditional_bpd(
+    cascade: Cascade,
+    images: Tensor,
+    labels: Tensor | None,
+    stage: int,
+    sigmas: Sequence[float],
+    seed: int = 0,
+) -> list[float]:
+    """A stage's own bits/dim given low images disturbed by each σ in the stage below (0: clean)."""
+    dimensions = math.prod(cascade.stages[stage].flow.shape)
+    found = []
+    for sigma in sigmas:
+        report = variational(cascade, images, labels, stage, sigma or 1.0, seed=seed)
+        nats = report.noisy if sigma else report.clean
+        found.append(bits_per_dim(nats.mean(), dimensions).item())
+    return found
+
+
+@dataclass
+class Stability:
+    """Of samples and real images: the share that failed, and how exact the way there and back is.
+
+    ``failed`` is the share of samples with a value that is not finite or lies more than one whole
+    range of image values beyond it; ``round_trip`` the largest |decode(encode(y)) − y|, in y.
+    """
+
+    failed: float
+    not_finite: float
+    round_trip: float
+
+
+@torch.no_grad()
+def stability(
+    cascade: Cascade,
+    images: Tensor,
+    labels: Tensor | None,
+    count: int,
+    temperature: float,
+    batch: int = 256,
+    seed: int = 0,
+) -> Stability:
+    """Draw ``count`` samples at a temperature, and send full images there and back."""
+    failed, not_finite = 0, 0
+    for first in range(0, count, batch):
+        draw = cascade.draw(min(batch, count - first), None, temperature, seed, first)
+        failed += int((draw.beyond > 1).any(1).sum())
+        not_finite += int((~draw.finite).sum())
+    return Stability(failed / count, not_finite / count, round_trip(cascade, images, labels))
+
+
+@torch.no_grad()
+def round_trip(cascade: Cascade, images: Tensor, labels: Tensor | None) -> float:
+    """The largest |decode(encode(y)) − y| of any stage, in y, whose range is 1 for pixels."""
+    labels = cascade.needed_labels(labels, len(images))
+    worst, low = 0.0, None
+    for stage, high in zip(cascade.stages, cascade.levels(images), strict=True):
+        y = stage.coding.centre(high)
+        z = stage.run(stage.flow.noise_of, y, low, labels)
+        back = stage.run(stage.flow.decode, z, low, labels)
+        worst = max(worst, (back - y).abs().max().nan_to_num(nan=float("inf")).item())
+        low = high
+    return worst
