@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cascade.config import StageConfig
+from cascade.images import ImageSource
 from cascade.manifest import check_chain
 from cascade.pyramid import halve
 from cascade.seeds import generator, image_digest
@@ -74,7 +75,10 @@ def kl_to_prior(z: Tensor, sigma: float) -> Tensor:
 
 @dataclass
 class Disturbed:
-    """Low images uint8 (B, C, h, w), the σ each was disturbed by (B,), and which exploded (B,)."""
+    """Low images uint8 (B, C, h, w), the σ each was disturbed by (B,), and which exploded (B,).
+
+    Those that exploded are clean, and their σ is 0.
+    """
 
     low: Tensor
     sigma: Tensor
@@ -107,8 +111,18 @@ class Augmentation:
 
     @property
     def labelled(self) -> bool:
-        """Whether the previous stage needs labels."""
-        return bool(self.stage.classes)
+        """Whether the previous stage needs labels; without its priors it does not."""
+        return bool(self.stage.flow.classes)
+
+    def check_labels(self, source: ImageSource) -> None:
+        """Raise `InputError` unless a data set's labels are those the previous stage knows."""
+        if not self.labelled:
+            return
+        previous, known = self.augment.previous, self.stage.config.data.classes
+        if source.labels is None:
+            raise InputError(f"{previous} has classes, but {self.config.data.name} has no labels")
+        if list(source.classes) != known or int(source.labels.max()) >= self.stage.classes:
+            raise InputError(f"{previous} was trained on other classes than this data set's")
 
     def __call__(self, low: Tensor, label: Tensor | None, step: int) -> Disturbed:
         """Clean integer low images (B, C, h, w) → disturbed ones, for one training step."""
@@ -136,12 +150,13 @@ class Augmentation:
         lower = None
         if self.stage.config.model.kind == "srflow":
             lower = halve(image, data.bits, model.pyramid)
-        label = label[rows] if self.stage.flow.classes else None
+        label = label[rows] if self.labelled else None
         disturbed, exploded = image, torch.zeros(len(rows), dtype=torch.bool)
         if sigma.any():
             disturbed, exploded = disturb(
                 self.stage, image, lower, label, sigma, noise, self.augment.limit
             )
+        sigma = torch.where(exploded, 0.0, sigma)
         for key, *found in zip(keys, disturbed, sigma.tolist(), exploded.tolist(), strict=True):
             self.pool[key] = tuple(found)
 

@@ -51,7 +51,7 @@ class Cascade:
         check_order([(stage.name, stage.config) for stage in stages], pyramid)
         for below, above in itertools.pairwise(stages):
             learned_from = above.config.augment.digest
-            if learned_from and learned_from != below.digest:
+            if above.config.augment.sigma and learned_from != below.digest:
                 warnings.warn(
                     f"{above.name} was trained on low images disturbed by another stage than "
                     f"{below.name} ({learned_from[:12]}, not {below.digest[:12]})",
@@ -128,8 +128,7 @@ class Cascade:
             noise = scale * sample_noise(stage.flow.shape, seed, i, first, num)
             y = stage.run(stage.flow.sample, noise, low, labels)
             finite &= y.flatten(1).isfinite().all(1)
-            worst = y.flatten(1).abs().nan_to_num(nan=math.inf).amax(1)
-            beyond[:, i] = (worst / stage.coding.span - 0.5).clamp(min=0)
+            beyond[:, i] = stage.coding.beyond(y)
             low, changed = stage.coding.image(y, low)
             clipped[:, i] = changed / noise[0].numel()
             images.append(expand_bits(low, self.bits))

@@ -5,6 +5,7 @@ Either way integers v, which `dequantise` makes continuous as y = (v + u)/2ⁿ �
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -34,8 +35,12 @@ class Coding(ABC):
         """The image whose values' bins hold y, given the low image of half the size.
 
         Values that no image has are clipped; how many of each row's were, (B,), comes second.
-        What is not a number counts as the middle value.
+        What is not finite is clipped too, to the middle value where it is not a number.
         """
+
+    @abstractmethod
+    def beyond(self, y: Tensor) -> Tensor:
+        """How far the worst of each row's values lies outside its range, in whole ranges, (B,)."""
 
     def centre(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """y in the middle of each value's bin: u = ½."""
@@ -59,7 +64,10 @@ class Pixels(Coding):
     def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
         values = integers(y, self.bits)
         image = values.clamp(0, 2**self.bits - 1).to(torch.uint8)
-        return image, _changed(image, values)
+        return image, _changed(image, values, y)
+
+    def beyond(self, y: Tensor) -> Tensor:
+        return _beyond(y, 0.5)
 
 
 class Details(Coding):
@@ -76,11 +84,21 @@ class Details(Coding):
     def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
         values = integers(y, self.bits)
         image = haar.join(low, values - 2 ** (self.bits - 1), self.bits)
-        return image, _changed(self.values(image), values)
+        return image, _changed(self.values(image), values, y)
+
+    def beyond(self, y: Tensor) -> Tensor:
+        lh, hl, hh = y.chunk(3, dim=1)
+        return torch.stack([_beyond(lh, 1), _beyond(hl, 1), _beyond(hh, 2)]).amax(0)
 
 
-def _changed(one: Tensor, two: Tensor) -> Tensor:
-    return (one != two).flatten(1).sum(1)
+def _changed(one: Tensor, two: Tensor, y: Tensor) -> Tensor:
+    return ((one != two) | ~y.isfinite()).flatten(1).sum(1)
+
+
+def _beyond(y: Tensor, reach: float) -> Tensor:
+    """The largest (|y| − reach)/(2·reach) of each row, not below 0."""
+    worst = y.flatten(1).abs().nan_to_num(nan=math.inf).amax(1)
+    return ((worst - reach) / (2 * reach)).clamp(min=0)
 
 
 def coding(config: StageConfig) -> Coding:

@@ -165,7 +165,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
         if "=" not in override:
             raise InputError(f"{override!r} is not of the form key=value")
     try:
-        given = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        given, changes = OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
+        if OmegaConf.select(changes, "augment.sigma") is not None and "augment" in given:
+            given.augment.pop("sigma", None)  # a schedule is replaced, not added to
+        given = OmegaConf.merge(given, changes)
         kind = OmegaConf.select(given, "model.kind")
         if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(f"{path}: model.kind must be one of {', '.join(KINDS)}, got {kind!r}")

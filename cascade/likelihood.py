@@ -93,14 +93,18 @@ def consistency(
     return found
 
 
-def clip_rates(clipped: Tensor, names: Sequence[str]) -> dict[str, float]:
+def clip_rates(clipped: Tensor, names: Sequence[str]) -> dict[str, object]:
     """How often samples are clipped, from the shares of their values (samples, stages).
 
-    ``samples`` is the share of samples with any such value: the mass that a Haar cascade's sampler
-    moves onto the border of what images can be. Each stage's name has the share of its values.
+    ``samples`` is the share, ``of`` so many, that have any such value: the mass that a Haar
+    cascade's sampler moves onto the border of what images can be. ``values`` is the share of each
+    stage's values.
     """
-    rates = {"samples": (clipped > 0).any(1).double().mean().item()}
-    return rates | dict(zip(names, clipped.mean(0).tolist(), strict=True))
+    return {
+        "of": len(clipped),
+        "samples": (clipped > 0).any(1).double().mean().item(),
+        "values": dict(zip(names, clipped.mean(0).tolist(), strict=True)),
+    }
 
 
 @dataclass
@@ -166,7 +170,7 @@ class Report:
         return HAAR if self.pyramid == "haar" else BICUBIC
 
     @property
-    def clip_rates(self) -> dict[str, float]:
+    def clip_rates(self) -> dict[str, object]:
         """Of the fresh samples, see `clip_rates`."""
         return clip_rates(self.clipped, self.names)
 

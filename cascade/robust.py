@@ -20,8 +20,8 @@ from stages.unwhitened import unwhitened
 class Reconstructions:
     """One stage's images at rising σ, uint8 (sigmas, N, C, H, W), and what became of them.
 
-    By σ: ``distance`` from the clean images in grey levels, and the share that ``exploded``, see
-    `cascade.augment.restore`; these are shown clean.
+    By σ: the share that ``exploded``, see `cascade.augment.restore`, which are shown black, and the
+    others' mean ``distance`` from the clean images, in values of n bits (nan where all exploded).
     """
 
     stage: str
@@ -55,8 +55,10 @@ def reconstructions(
     for sigma in sigmas:
         strength = torch.full((len(image),), float(sigma))
         found, failed = disturb(model, image, lower, labels, strength, noise, LIMIT)
-        shown.append(expand_bits(found, cascade.bits))
-        distance.append((found.int() - image.int()).abs().double().mean().item())
+        change = (found.int() - image.int()).abs().double().flatten(1).mean(1)[~failed]
+        blank = torch.where(failed[:, None, None, None], 0, expand_bits(found, cascade.bits))
+        shown.append(blank)
+        distance.append(change.mean().item())
         exploded.append(failed.double().mean().item())
     return Reconstructions(model.name, list(sigmas), torch.stack(shown), distance, exploded)
 
@@ -69,14 +71,23 @@ def conditional_bpd(
     stage: int,
     sigmas: Sequence[float],
     seed: int = 0,
-) -> list[float]:
-    """A stage's own bits/dim given low images disturbed by each σ in the stage below (0: clean)."""
+) -> list[tuple[float, float]]:
+    """For each σ, a stage's own bits/dim given low images that the stage below disturbed by σ.
+
+    Beside it the share of images whose disturbed version exploded; these are left out (nan where
+    all did). 0 is the clean condition. A stage trained with ``augment.condition`` is told σ.
+    """
     dimensions = math.prod(cascade.stages[stage].flow.shape)
-    found = []
+    told, found = cascade.stages[stage].sigma, []
     for sigma in sigmas:
+        cascade.stages[stage].sigma = sigma
         report = variational(cascade, images, labels, stage, sigma or 1.0, seed=seed)
-        nats = report.noisy if sigma else report.clean
-        found.append(bits_per_dim(nats.mean(), dimensions).item())
+        nats, gone = report.clean, torch.zeros(len(images), dtype=torch.bool)
+        if sigma:
+            nats, gone = report.noisy, report.replaced > 0
+        bpd = bits_per_dim(nats[~gone].mean(), dimensions).item()
+        found.append((bpd, gone.double().mean().item()))
+    cascade.stages[stage].sigma = told
     return found
 
 

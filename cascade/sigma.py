@@ -45,7 +45,7 @@ def check_sigma(sigma: Sigma) -> None:
         values, fits = list(sigma), len(sigma) == 2
     else:
         values, fits = [sigma], True
-    numbers = all(isinstance(v, int | float) and 0 <= v < float("inf") for v in values)
+    numbers = all(type(v) in (int, float) and 0 <= v < float("inf") for v in values)
     if not fits or not numbers or (isinstance(sigma, Sequence) and values[0] > values[1]):
         raise InputError(
             "augment.sigma is a number not below 0, a range [least, most] to draw from, or a "

@@ -60,10 +60,11 @@ class Trainer:
         config.data.classes = list(source.classes)
         if config.model.classes:
             config.data.counts = source.labels.bincount(minlength=config.model.classes).tolist()
-        labelled = config.model.classes or (self.augmentation and self.augmentation.labelled)
-        if labelled and source.labels is None:
-            raise InputError(f"{config.augment.previous} has classes, {config.data.name} no labels")
-        self.batches = Batches(source, config, rank, processes, bool(labelled))
+        labelled = bool(config.model.classes)
+        if self.augmentation:
+            self.augmentation.check_labels(source)
+            labelled |= self.augmentation.labelled
+        self.batches = Batches(source, config, rank, processes, labelled)
 
         torch.manual_seed(config.seed)
         loss = StageLoss(build(config)).to(device)

@@ -8,7 +8,8 @@ q = N(z*, σ²I) around the noise z* of the clean x_{i−1} (its bin centres), J
 
 with x' = quantise(decode(z)), for any z* and σ > 0. Quantising and clipping cost nothing: x' is a
 function of z, the same one in sampling, so its own divergence is at most that of z. Replacing an
-exploded x' by the clean image is no such function, so a replaced draw leaves no bound.
+exploded x' by the clean image is no such function, so a replaced draw leaves no bound. Nor does
+the Haar pyramid: with another low image the same details make another image.
 """
 
 from __future__ import annotations
@@ -41,14 +42,19 @@ class VariationalReport:
     kl: Tensor
     replaced: Tensor
     samples: int
+    pyramid: str = "bicubic"
 
     @property
     def bound(self) -> Tensor:
-        """An unbiased estimate of the bound on log P(x_i | x_{i−2}), nan where a draw was replaced.
+        """An unbiased estimate of the bound on log P(x_i | x_{i−2}), nan where there is none.
 
-        E_q[log P_i] takes the place of stage i's term and −KL that of stage i−1's, never beside
-        it. The bounds of neighbouring stages overlap: a composed figure takes one of them at most.
+        There is none where a draw was replaced, nor in a Haar cascade: there nothing but its own
+        low image makes an image, and the stages' sum is an equality already. E_q[log P_i] takes the
+        place of stage i's term and −KL that of stage i−1's, never beside it. The bounds of
+        neighbouring stages overlap: a composed figure takes one of them at most.
         """
+        if self.pyramid == "haar":
+            return torch.full_like(self.noisy, math.nan)
         return torch.where(self.replaced > 0, math.nan, self.noisy - self.kl)
 
     @property
@@ -106,5 +112,5 @@ def variational(
         replaced += exploded
     volume = log_volume(math.prod(above.flow.shape), cascade.bits)
     return VariationalReport(
-        clean / samples - volume, noisy / samples - volume, kl, replaced, samples
+        clean / samples - volume, noisy / samples - volume, kl, replaced, samples, cascade.pyramid
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -40,10 +41,8 @@ class HeldOut:
     @torch.no_grad()
     def bpd(self, flow: Flow) -> float:
         """Mean bits/dim of the held-out images under a stage's flow."""
-        batch, size, found = self.batch, self.config.train.batch_size, []
-        for start in range(0, len(batch.target), size):
-            part = slice(start, start + size)
-            inputs = [None if t is None else t[part] for t in batch.parts]
+        found = []
+        for inputs, _ in self._parts():
             found.append(density_bpd(flow.log_prob(*inputs), inputs[0], self.config.data.bits))
         return torch.cat(found).mean().item()
 
@@ -55,20 +54,31 @@ class HeldOut:
         ``exploded``, which also counts values that `restore` would replace.
         """
         found = {}
-        parts = [None if t is None else t[: self.config.train.batch_size] for t in self.batch.parts]
-        target, low, label = parts
-        limit = self.config.augment.limit * coding(self.config).span
         for sigma in self.config.train.watch_sigmas:
-            noise = sample_noise(flow.shape, self.config.seed, 1, 0, len(target)).to(target)
             for scaling, latents in (("whitened", flow), ("raw", unwhitened(flow))):
-                z = latents.noise_of(target, low, label)
-                back = latents.decode(z + sigma * noise, low, label)
-                finite = back.isfinite().flatten(1).all(1)
-                exploded = restore(back, target, limit)[1]
-                key = f"{scaling}_{sigma:g}"
-                found[f"not_finite_{key}"] = (~finite).double().mean().item()
-                found[f"exploded_{key}"] = exploded.double().mean().item()
+                finite, exploded = self._reconstructed(latents, sigma)
+                found[f"not_finite_{scaling}_{sigma:g}"] = (~finite).double().mean().item()
+                found[f"exploded_{scaling}_{sigma:g}"] = exploded.double().mean().item()
         return found
+
+    def _reconstructed(self, flow: Flow, sigma: float) -> tuple[Tensor, Tensor]:
+        """Whether each held-out image's noisy reconstruction is finite, and whether it explodes."""
+        limit = self.config.augment.limit * coding(self.config).span
+        noise = sample_noise(flow.shape, self.config.seed, 1, 0, len(self.batch.target))
+        finite, exploded = [], []
+        for (target, low, label), part in self._parts():
+            z = flow.noise_of(target, low, label)
+            back = flow.decode(z + sigma * noise[part].to(target), low, label)
+            finite.append(back.isfinite().flatten(1).all(1))
+            exploded.append(restore(back, target, limit)[1])
+        return torch.cat(finite), torch.cat(exploded)
+
+    def _parts(self) -> Iterator[tuple[list[Tensor | None], slice]]:
+        """The held-out images batch by batch, and which they are."""
+        size = self.config.train.batch_size
+        for start in range(0, len(self.batch.target), size):
+            part = slice(start, start + size)
+            yield [None if t is None else t[part] for t in self.batch.parts], part
 
     @torch.no_grad()
     def picture(self, flow: Flow, file: Path) -> None:

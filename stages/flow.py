@@ -23,16 +23,16 @@ class Flow(nn.Module):
 
     ``shape`` is that of the images it trains on, (C, H, W); the body has ``levels``, each of which
     begins with a squeeze, the first one only if ``squeezed``. With an ``encoder`` it is conditional
-    on a low image of half the size; ``residual`` makes the body model the image minus the upsampled
-    low one, a shift without log-determinant.
+    on a low image (of half the size, or of the same where it models details); ``residual`` makes
+    the body model the image minus the upsampled low one, a shift without log-determinant.
     With ``classes`` above 0 the label sets mean and deviation of the coarsest latent, and a linear
     read-out of that latent, before the label has touched it, gives class logits.
 
     An encoder that reads one channel more than the low image has is told there by how much the low
     image was disturbed (σ); without that channel it is told 0.
 
-    Images and low images are floats in [−½, ½); labels int64 (B,); all log-probabilities and
-    log-determinants are (B,), in nats, of the continuous density.
+    Images and low images are floats in [−½, ½), details in (−2, 2); labels int64 (B,); all
+    log-probabilities and log-determinants are (B,), in nats, of the continuous density.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stages.bijection import Bijection, Chain, Conditioned, OnHalf, Squeezed
 from stages.coupling import Coupling, Injector, SplitPrior
 from stages.encoder import Encoder
+from stages.errors import InputError
 from stages.flow import Flow, check_size
 from stages.linear import ActNorm, InvertibleConv
 from stages.scale import scale_law
@@ -42,6 +43,8 @@ def srflow(
     `Flow`. Raises `InputError` for a shape the levels do not divide.
     """
     check_size("SRFlow", *shape[1:], levels)
+    if details and residual:
+        raise InputError("details are a residual already: set residual or details, not both")
     law = scale_law(squish, squish_range)
     injector_law = law if squish_injector else scale_law(0.0)
     encoder = Encoder(

@@ -178,6 +178,11 @@ def test_the_bound_bounds_and_would_not_without_the_divergence():
     assert any(violated)
 
 
+def test_a_haar_cascade_has_no_such_bound():
+    report = variational(tiny_cascade("haar"), shown(), None, 1, sigma=0.6)
+    assert report.bound.isnan().all() and report.noisy.isfinite().all()
+
+
 def test_little_noise_changes_nothing():
     report = variational(tiny_cascade(), shown(), None, 1, sigma=1e-6, samples=3)
     assert torch.equal(report.noisy, report.clean) and not report.replaced.any()

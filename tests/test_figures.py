@@ -40,7 +40,8 @@ def test_reconstructions_part_from_the_image_as_noise_rises(cascade, images, sca
 
 
 def test_conditions_are_those_of_the_bound(cascade, images):
-    clean, noisy = conditional_bpd(cascade, *images, 1, [0, 0.3])
+    (clean, none), (noisy, gone) = conditional_bpd(cascade, *images, 1, [0, 0.3])
+    assert none == gone == 0
     report = variational(cascade, *images, 1, 0.3)
     assert noisy == pytest.approx(-report.noisy.mean().item() / (256 * 0.6931471805599453))
     assert clean == pytest.approx(-report.clean.mean().item() / (256 * 0.6931471805599453))
@@ -66,6 +67,10 @@ def test_pictures_and_their_numbers(digits, tmp_path):
         done = run_tool("figures", figure, *words, "--out", file)
         assert done.returncode == 0, done.stderr
         assert Image.open(file).size[0] > 100 and len(rows(file)) == count
+    done = run_tool("figures", "conditions", digits / "glow8", "--out", tmp_path / "none.png")
+    assert done.returncode == 2 and "no stage with another below it" in done.stderr
+    done = run_tool("figures", "samples", digits, "--out", tmp_path / "samples.bmp")
+    assert done.returncode == 2 and ".png, .pdf or .svg" in done.stderr
     done = run_tool("figures", "samples", digits, "--out", tmp_path / "samples.png")
     assert done.returncode == 2 and "--force" in done.stderr
 
@@ -78,7 +83,7 @@ def test_failures_through_training(digits, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     file = tmp_path / "failures.png"
-    done = run_tool("figures", "failures", folder, "--out", file)
+    done = run_tool("figures", "failures", f"{folder}/", "--out", file)
     assert done.returncode == 0, done.stderr
     found = rows(file)
     assert {row["watched"] for row in found} == {

@@ -5,6 +5,7 @@ import math
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY, launch, run_tool
@@ -64,7 +65,14 @@ def test_sigma_zero_is_plain_training_bit_for_bit(digits, tmp_path):
 
 @pytest.mark.parametrize("kind", SIGMAS)
 def test_a_run_that_stopped_ends_with_the_same_weights(digits, tmp_path, kind):
+    source = open_images("mnist5k", "train", 1)
+    few = torch.arange(0, len(source), 133)  # so few that images return before they are refreshed
+    np.savez(
+        tmp_path / "few.npz", images=source.read(few).permute(0, 2, 3, 1).numpy(),
+        labels=source.labels[few].numpy(), classes=source.classes,
+    )  # fmt: skip
     settings = [f"augment.previous={digits / 'glow8'}", f"augment.sigma={SIGMAS[kind]}"]
+    settings += [f"data.name={tmp_path / 'few.npz'}"]
     settings += ["augment.scaling=raw", "augment.refresh=4", "augment.condition=true"]
     settings += ["train.schedule=constant"]
     train(tmp_path / "whole", *settings)
@@ -114,7 +122,7 @@ def test_disturbed_images_are_kept_for_as_many_steps_as_asked(digits, low):
     assert not torch.equal(kept(images[:8], labels[:8], 10).low, first) and calls
 
 
-def test_raw_latents_are_disturbed_more_than_whitened_ones(digits, low):
+def test_raw_latents_are_disturbed_otherwise_than_whitened_ones(digits, low):
     images, labels = low
     distance = {}
     for scaling in ("whitened", "raw"):
@@ -132,7 +140,9 @@ def test_sigma_as_a_number_a_range_and_a_schedule():
     assert found == pytest.approx([0, 0, 0.25, 0.5, 0.3, 0.1, 0.1])
 
 
-@pytest.mark.parametrize("sigma", ["-1", "[0.5]", "[0.5,0.2]", "much", "{}", "{-1: 0.5}", ".nan"])
+@pytest.mark.parametrize(
+    "sigma", ["-1", "[0.5]", "[0.5,0.2]", "much", "{}", "{-1: 0.5}", ".nan", "true"]
+)
 def test_bad_sigmas(tmp_path, sigma):
     with pytest.raises(InputError, match="augment.sigma is a number not below 0"):
         load_config(SRF16, [f"augment.sigma={sigma}", "augment.previous=x"])
@@ -147,13 +157,39 @@ def test_bad_sigmas(tmp_path, sigma):
         (["augment.previous=DIGITS/glow8", "model.pyramid=haar", "model.residual=false"],
          "has pyramid=bicubic"),
         (["augment.previous=DIGITS/glow8", "augment.scaling=rae"], "whitened, raw"),
+        (["augment.previous=DIGITS/glow8", "data.name=UNLABELLED", "model.classes=0"],
+         "has no labels"),
+        (["augment.previous=DIGITS/glow8", "data.name=OTHERS", "model.classes=0"],
+         "was trained on other classes"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line_and_code_two(digits, tmp_path, overrides, message):
-    overrides = [word.replace("DIGITS", str(digits)) for word in overrides]
+    pixels = np.zeros((40, 32, 32, 1), np.uint8)
+    np.savez(tmp_path / "plain.npz", images=pixels)
+    np.savez(tmp_path / "others.npz", images=pixels, labels=np.arange(40) % 4, classes=list("abcd"))
+    places = {"DIGITS": digits, "UNLABELLED": tmp_path / "plain.npz"}
+    places["OTHERS"] = tmp_path / "others.npz"
+    for name, place in places.items():
+        overrides = [word.replace(name, str(place)) for word in overrides]
     done = run_tool("train", SRF16, f"out={tmp_path / 'run'}", *FEW, *overrides)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_without_classes_on_one_that_has_them_and_the_other_way_round(digits, tmp_path):
+    previous = f"augment.previous={digits / 'glow8'}"
+    train(tmp_path / "plain", previous, "augment.sigma=0.5", "model.classes=0")
+    base = ROOT / "configs" / "mnist5k" / "glow8.yaml"
+    train(tmp_path / "glow8", "model.classes=0", config=base)
+    train(tmp_path / "srf16", f"augment.previous={tmp_path / 'glow8'}", "augment.sigma=0.5")
+
+
+def test_a_schedule_in_the_file_is_replaced_by_a_setting(tmp_path):
+    file = tmp_path / "srf16.yaml"
+    file.write_text(SRF16.read_text() + "augment: {previous: x, sigma: {0: 0.0, 1000: 0.5}}\n")
+    assert load_config(file).augment.sigma == {0: 0.0, 1000: 0.5}
+    assert load_config(file, ["augment.sigma={0: 0.1}"]).augment.sigma == {0: 0.1}
+    assert load_config(file, ["augment.sigma=[0.1,0.2]"]).augment.sigma == [0.1, 0.2]
 
 
 def explode(folder, value):

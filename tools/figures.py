@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cascade import Cascade, InputError
 from cascade.data import SPLITS, labels_by_name, open_images
+from cascade.dequantise import reduce_bits
 from cascade.files import whole
 from cascade.likelihood import consistency
 from cascade.robust import conditional_bpd, reconstructions, stability
@@ -26,8 +27,9 @@ Row = dict[str, object]
 def main() -> None:
     args = parse()
     numbers = str(Path(args.out).with_suffix(".csv"))
+    if Path(args.out).suffix not in (".png", ".pdf", ".svg"):
+        raise InputError(f"{args.out} must end in .png, .pdf or .svg")
     cli.refuse_to_overwrite([args.out, numbers], args.force)
-    cli.check_picture(args.out)
     rows = args.draw(args)
     with whole(numbers) as aside, open(aside, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -79,7 +81,10 @@ def _add_cascade_arguments(figure: argparse.ArgumentParser, name: str) -> None:
 
 
 def numbers_of(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
+    values = [float(part) for part in text.split(",")]
+    if not all(0 <= value < float("inf") for value in values):
+        raise argparse.ArgumentTypeError(f"{text} must be numbers not below 0")
+    return values
 
 
 def load(run: str, args: argparse.Namespace) -> Cascade:
@@ -121,6 +126,7 @@ def draw_reconstructions(args: argparse.Namespace) -> list[Row]:
 
 
 def draw_failures(args: argparse.Namespace) -> list[Row]:
+    args.runs = [str(Path(run)) for run in args.runs]
     rows = [row for run in args.runs for row in _watched(Path(run))]
     kinds = list(dict.fromkeys(row["watched"] for row in rows))
     lines = {
@@ -155,12 +161,14 @@ def draw_conditions(args: argparse.Namespace) -> list[Row]:
     rows = []
     for run in args.runs:
         cascade = load(run, args)
+        if len(cascade.stages) == 1:
+            raise InputError(f"{run} has no stage with another below it")
         images, labels = real_images(cascade, args, args.num)
         for i, stage in enumerate(cascade.stages[1:], start=1):
             found = conditional_bpd(cascade, images, labels, i, args.sigmas, args.seed)
             rows += [
-                {"run": run, "stage": stage.name, "sigma": sigma, "own_bpd": bpd}
-                for sigma, bpd in zip(args.sigmas, found, strict=True)
+                {"run": run, "stage": stage.name, "sigma": sigma, "own_bpd": bpd, "exploded": gone}
+                for sigma, (bpd, gone) in zip(args.sigmas, found, strict=True)
             ]
     names = list(dict.fromkeys(row["stage"] for row in rows))
     lines = {
@@ -180,7 +188,8 @@ def draw_samples(args: argparse.Namespace) -> list[Row]:
         cascade = load(run, args)
         draw = cascade.draw(args.num, None, args.temperature, args.seed)
         panels.append((run, draw.images))
-        pairs = consistency(draw.images, 8, cascade.pyramid)
+        levels = [reduce_bits(images, cascade.bits) for images in draw.images]
+        pairs = consistency(levels, cascade.bits, cascade.pyramid)
         for i, stage in enumerate(cascade.stages):
             rows.append(
                 {

@@ -194,6 +194,7 @@ def origin(
         "skipped": getattr(source, "skipped", 0),
         **asdict(protocol),
         "dtype": args.dtype,
+        "told_sigma": args.told_sigma,
         "bits": cascade.bits,
         "weights": {stage.name: stage.digest for stage in cascade.stages},
         "versions": {name: version(name) for name in ("csrflow", "torch")},

@@ -21,7 +21,6 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
 }
 Lines = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 
@@ -36,12 +35,19 @@ def curves(panels: Lines, across: str, up: str, file: str) -> None:
         )
         for axis in axes.flat[len(panels) :]:
             axis.axis("off")
+        names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+        drawn = {}
         for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
             for name, points in lines.items():
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=name)
+                colour = COLOURS[names.index(name) % len(COLOURS)]
+                drawn[name] = axis.plot(
+                    [x for x, _ in points], [y for _, y in points], color=colour, marker="o", ms=3.5
+                )[0]
             axis.set(title=title, xlabel=across, ylabel=up)
-        names = list(next(iter(panels.values())))
-        figure.legend(names, loc="outside lower center", ncols=min(len(names), 4), frameon=False)
+        figure.legend(
+            drawn.values(), drawn, loc="outside lower center", ncols=min(len(drawn), 4),
+            frameon=False,
+        )  # fmt: skip
         save(figure, file)
 
 

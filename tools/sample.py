@@ -90,7 +90,7 @@ def class_rows(cascade: Cascade, classes: str | None, num: int) -> Tensor | None
 
 def draw(
     cascade: Cascade, args: argparse.Namespace, labels: Tensor | None, temperature: list[float]
-) -> tuple[Tensor, int, dict[str, float]]:
+) -> tuple[Tensor, int, dict[str, object]]:
     """Samples, how many were not finite, and how often they were clipped."""
     images, clipped, failed = [], [], 0
     with Progress(console=cli.console, transient=True) as bar:

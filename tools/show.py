@@ -55,11 +55,11 @@ def show_report(report: Report, result: dict[str, object]) -> None:
     say(report.statement)
 
 
-def clip_line(rates: dict[str, float]) -> str:
+def clip_line(rates: dict[str, object]) -> str:
     """How many of the samples held values that no image has."""
-    samples, *stages = rates.items()
-    values = ", ".join(f"{name} {rate:.2%}" for name, rate in stages)
-    return f"clipped in samples: {values} of values; {samples[1]:.1%} of samples had some"
+    values = ", ".join(f"{name} {rate:.2%}" for name, rate in rates["values"].items())
+    some = f"{rates['samples']:.1%} of {rates['of']} samples had some"
+    return f"clipped in samples: {values} of values; {some}"
 
 
 def show_comparison(title: str, found: dict[str, float], theirs: Report) -> None:
@@ -82,7 +82,7 @@ def show_bounds(sigma: float, found: dict[str, VariationalReport]) -> None:
     say(
         "noisy - KL bounds log P(image | the image two stages below): it stands in place of the "
         "clean term and the previous stage's, never beside them. Images with a replaced draw have "
-        "no bound."
+        "no bound, nor have those of a Haar cascade, whose sum of stages is an equality."
     )
 
 

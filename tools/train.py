@@ -107,12 +107,14 @@ def parameters(flow: Flow) -> int:
 def description(config: StageConfig) -> Table:
     """Parameters, and the shape every level works at."""
     table = Table("level", "shape of its steps", "steps", title=f"{config.model.kind} {config.out}")
-    channels, size = config.data.channels, config.data.size
+    flow = build(config)
+    channels, size, _ = flow.shape
     for level in range(1, config.model.levels + 1):
-        channels, size = 4 * channels, size // 2
+        if level > 1 or flow.squeezed:
+            channels, size = 4 * channels, size // 2
         table.add_row(str(level), f"{channels}x{size}x{size}", str(config.model.steps))
         channels //= 2
-    table.caption = f"{parameters(build(config)):,} parameters, {config.model.classes} classes"
+    table.caption = f"{parameters(flow):,} parameters, {config.model.classes} classes"
     return table
 
 
