@@ -1,14 +1,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
-RUN := runs/mnist5k
+CONFIGS := configs/mnist5k-haar
+RUN := runs/mnist5k-haar
 DATA := mnist5k
 
 .PHONY: demo test lint
 
 demo: .venv/installed
-	$(BIN)/accelerate launch tools/train.py configs/$(DATA)/glow8.yaml
-	$(BIN)/accelerate launch tools/train.py configs/$(DATA)/srf16.yaml
-	$(BIN)/accelerate launch tools/train.py configs/$(DATA)/srf32.yaml
+	$(BIN)/accelerate launch tools/train.py $(CONFIGS)/glow8.yaml
+	$(BIN)/accelerate launch tools/train.py $(CONFIGS)/srf16.yaml
+	$(BIN)/accelerate launch tools/train.py $(CONFIGS)/srf32.yaml
 	$(BIN)/python tools/sample.py $(RUN) --num 100 --temperature 0.8 --out demo/samples.png --force
 	$(BIN)/python tools/likelihood.py $(RUN) --data $(DATA) --split test --json demo/likelihood.json --force
 	@echo "demo/samples.png shows the samples, demo/likelihood.json holds the figures"
