@@ -68,6 +68,8 @@ def test_a_corner_changes_the_map_only_near_it(levels, reach):
 class Pointwise(nn.Conv2d):
     """An encoder that sees one pixel of the low image at each position."""
 
+    image_channels = 1
+
     def forward(self, low: Tensor) -> tuple[Tensor]:
         return (super().forward(low),)
 
