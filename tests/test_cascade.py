@@ -161,7 +161,8 @@ def test_broken_cascades(digits, tmp_path, stages, message):
 )
 def test_stages_that_do_not_follow_one_another(change, message):
     files = {name: ROOT / "configs" / "mnist5k" / f"{name}.yaml" for name in ("glow8", "srf16")}
-    low, high = load_config(files["glow8"]), load_config(files["srf16"], [change, "model.residual=false"])
+    low = load_config(files["glow8"])
+    high = load_config(files["srf16"], [change, "model.residual=false"])
     with pytest.raises(InputError, match=message):
         check_order([("glow8", low), ("srf16", high)])
 
