@@ -48,10 +48,10 @@ def test_conditions_are_those_of_the_bound(cascade, images):
 
 
 def test_stability(cascade, images):
-    calm = stability(cascade, *images, 20, 0.5)
-    assert calm.not_finite <= calm.failed <= 1 and calm.round_trip < 1e-3
-    assert calm.round_trip == round_trip(cascade, *images)
-    wild = stability(cascade, *images, 20, 1000.0)
+    calm = stability(cascade, 20, 0.5)
+    assert calm.not_finite <= calm.failed <= 1
+    assert 0 < round_trip(cascade, *images) < 1e-3
+    wild = stability(cascade, 20, 1000.0)
     assert wild.failed == 1
 
 

@@ -17,7 +17,7 @@ from cascade.data import SPLITS, labels_by_name, open_images
 from cascade.dequantise import reduce_bits
 from cascade.files import whole
 from cascade.likelihood import consistency
-from cascade.robust import conditional_bpd, reconstructions, stability
+from cascade.robust import conditional_bpd, reconstructions, round_trip, stability
 from cascade.seeds import generator
 from cascade.watch import check_images
 
@@ -46,15 +46,16 @@ def parse() -> argparse.Namespace:
         ("failures", draw_failures, "noisy reconstructions that failed, through training"),
         ("conditions", draw_conditions, "a stage's bits/dim given disturbed low images"),
         ("samples", draw_samples, "samples of several cascades from the same noise"),
-        ("stability", draw_stability, "failed samples and round-trip errors by temperature"),
+        ("stability", draw_stability, "failed samples by temperature"),
     ):
         figure = figures.add_parser(name, help=words, description=words)
         figure.set_defaults(draw=draw)
-        many = name not in ("reconstructions",)
         if name == "failures":
             figure.add_argument("runs", nargs="+", help="stage folders trained with watch_sigmas")
         else:
-            figure.add_argument("runs", nargs="+" if many else 1, help="cascade folders")
+            figure.add_argument(
+                "runs", nargs=1 if name == "reconstructions" else "+", help="cascade folders"
+            )
             _add_cascade_arguments(figure, name)
         figure.add_argument("--out", required=True, help="picture; its .csv holds the numbers")
         figure.add_argument("--force", action="store_true", help="overwrite files that exist")
@@ -210,17 +211,17 @@ def draw_stability(args: argparse.Namespace) -> list[Row]:
     for run in args.runs:
         cascade = load(run, args)
         images, labels = real_images(cascade, args, 256)
-        bpd = cascade.likelihood(images, labels, seed=args.seed).bpd
-        for temperature in args.temperature:
-            found = stability(cascade, images, labels, args.num, temperature, seed=args.seed)
-            rows.append({"run": run, "temperature": temperature, **vars(found), "bpd": bpd})
-    lines = {
-        what: {
-            run: [(r["temperature"], r[what]) for r in rows if r["run"] == run] for run in args.runs
+        of_images = {
+            "round_trip": round_trip(cascade, images, labels),
+            "bpd": cascade.likelihood(images, labels, seed=args.seed).bpd,
         }
-        for what in ("failed", "round_trip", "bpd")
+        for temperature in args.temperature:
+            found = stability(cascade, args.num, temperature, seed=args.seed)
+            rows.append({"run": run, "temperature": temperature, **vars(found), **of_images})
+    lines = {
+        run: [(r["temperature"], r["failed"]) for r in rows if r["run"] == run] for run in args.runs
     }
-    plots.curves(lines, "temperature", "", args.out)
+    plots.curves({f"failed among {args.num} samples": lines}, "temperature", "share", args.out)
     return rows
 
 
