@@ -27,9 +27,11 @@ class Data:
     flip: bool = False
     resize: int | None = None  # shorter side of a folder's images is brought to this, then cropped
     skip_bad: bool = False  # leave unreadable images out, and say how many
+    allow_overlap: bool = False  # held-out images may be training images too
     root: str = "data"  # where downloads go
     classes: list[str] = field(default_factory=list)  # their names, filled in by training
     counts: list[int] = field(default_factory=list)  # training images a class, likewise
+    fingerprint: str = ""  # SHA-256 of the training images, likewise
 
 
 @dataclass
@@ -38,9 +40,10 @@ class Model:
     levels: int = 3
     steps: int = 32
     width: int = 512
-    squish: float = 0.0
+    squish: float = 0.5
     squish_range: str = "sigmoid"
     coupling: str = "affine"
+    permutation: str = "dense"  # dense or lu: how the 1×1 is parametrised
     pyramid: str = "bicubic"  # bicubic or haar: where low images come from
     classes: int = 0
     class_weight: float = 0.01  # λ_c
@@ -57,7 +60,6 @@ class SRFlowModel(Model):
     levels: int = 4
     steps: int = 16
     width: int = 64
-    squish: float = 0.5
     injector: bool = True
     transition_steps: int = 2
     conditional_prior: bool = False
@@ -76,19 +78,27 @@ class Train:
     lr: float = MISSING
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     weight_decay: float = 0.0
-    warmup: int = 0  # steps of linear warm-up
+    warmup: int = 100  # steps of linear warm-up
     schedule: str = "constant"  # constant, halve (at milestones) or cosine (to zero)
     milestones: list[int] = field(default_factory=list)
     clip: float = 100.0  # largest gradient norm
     ema: float = 0.999  # 0 turns it off
     precision: str = "no"  # no or bf16
+    accumulate: int = 1  # parts that each process computes its share of the batch in
+    memory: str = "store"  # store or checkpoint: activations kept, or computed again going back
+    skip_limit: int = 10  # steps in a row that may be skipped, their gradient not being finite
+    pretrain_steps: int = 0  # of an SRFlow's encoder alone, by super-resolution, before the others
+    pretrain_lr: float = 2.0e-4
+    frozen_steps: int = 0  # first steps of the flow, in which the encoder stays as it is
     init_images: int = 512  # images that ActNorm is fitted to
     log_every: int = 20
     save_every: int = 1000
     sample_every: int = 1000
     validate_images: int = 256
     watch_sigmas: list[float] = field(default_factory=list)  # of noisy reconstructions, see docs
-    resume: str = "auto"  # auto or never
+    keep: int = 2  # newest states kept to resume from
+    trackers: list[str] = field(default_factory=list)  # tensorboard, wandb
+    resume: str = "auto"  # auto, never, or force: auto, though the training images have changed
 
 
 @dataclass
@@ -112,6 +122,7 @@ class StageConfig:
     augment: Augment = field(default_factory=Augment)
 
 
+TRACKERS = ("tensorboard", "wandb")
 KINDS = {"glow": GlowModel, "srflow": SRFlowModel}
 CHOICES = {
     "data.split": ("train", "trainval"),
@@ -119,18 +130,20 @@ CHOICES = {
     "model.coupling": ("affine", "additive"),
     "model.pyramid": ("bicubic", "haar"),
     "model.class_loss": ("bce", "softmax"),
+    "model.permutation": ("dense", "lu"),
     "augment.scaling": ("whitened", "raw"),
     "train.optimizer": ("adamax", "adam"),
     "train.schedule": ("constant", "halve", "cosine"),
     "train.precision": ("no", "bf16"),
-    "train.resume": ("auto", "never"),
+    "train.memory": ("store", "checkpoint"),
+    "train.resume": ("auto", "never", "force"),
 }
 RESUMED_AS_IT_WAS = {
     "": ["seed"],
     "data": ["name", "size", "channels", "split", "bits", "flip", "resize", "classes"],
     "model": [],  # all of it
     "augment": [],
-    "train": ["batch_size", "optimizer"],
+    "train": ["batch_size", "optimizer", "pretrain_steps", "frozen_steps"],
 }
 LEAST = {
     "data.size": 1,
@@ -146,6 +159,12 @@ LEAST = {
     "model.encoder_blocks": 1,
     "augment.refresh": 1,
     "train.steps": 0,
+    "train.accumulate": 1,
+    "train.skip_limit": 0,
+    "train.pretrain_steps": 0,
+    "train.frozen_steps": 0,
+    "train.warmup": 0,
+    "train.keep": 1,
     "train.batch_size": 1,
     "train.log_every": 1,
     "train.save_every": 1,
@@ -219,7 +238,18 @@ def check(config: StageConfig) -> None:
         ("data.channels", data.channels in (1, 3), "be 1 or 3"),
         ("train.ema", 0 <= train.ema < 1, "lie in [0, 1)"),
         ("train.lr", train.lr > 0, "be above 0"),
+        ("train.pretrain_lr", train.pretrain_lr > 0, "be above 0"),
         ("train.clip", train.clip > 0, "be above 0"),
+        (
+            "train.trackers",
+            set(train.trackers) <= set(TRACKERS),
+            f"list some of {', '.join(TRACKERS)}",
+        ),
+        (
+            "train.accumulate",
+            train.batch_size % train.accumulate == 0,
+            f"divide train.batch_size={train.batch_size}",
+        ),
         ("augment.limit", config.augment.limit > 0.5, "be above 0.5"),
         (
             "train.betas",
@@ -234,6 +264,10 @@ def check(config: StageConfig) -> None:
         raise InputError("augment needs augment.previous, the folder of the stage below")
     if config.augment.previous and config.model.kind == "glow":
         raise InputError("augment.previous is for a stage that has one below it, not for a Glow")
+    if (train.pretrain_steps or train.frozen_steps) and config.model.kind == "glow":
+        raise InputError("train.pretrain_steps and train.frozen_steps are for an SRFlow's encoder")
+    if train.frozen_steps > train.steps:
+        raise InputError("train.frozen_steps must be at most train.steps")
     if config.model.pyramid == "haar" and getattr(config.model, "residual", False):
         raise InputError(
             "model.residual needs model.pyramid=bicubic: Haar details are a residual already"

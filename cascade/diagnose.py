@@ -22,9 +22,9 @@ from cascade.stage import Stage
 from stages import Bijection, Flow
 from stages.bijection import Cond, halves
 from stages.coupling import Coupling, Injector
-from stages.linear import ActNorm, InvertibleConv
+from stages.linear import PERMUTATIONS, ActNorm, PixelwiseMatrix
 
-ELEMENTARY = (ActNorm, InvertibleConv, Coupling, Injector)  # a SplitPrior is a Coupling
+ELEMENTARY = (ActNorm, PixelwiseMatrix, Coupling, Injector)  # a SplitPrior is a Coupling
 JACOBIAN_SIDE = 64  # C·h·w of the crop whose Jacobian is compared
 
 # A layer's numbers are about as large as one. Half the bin of an 8-bit value is 2e-3 of the range;
@@ -57,7 +57,8 @@ class LayerCheck:
     @property
     def ill_conditioned(self) -> bool:
         """Whether it is a 1×1 whose inverse loses digits; scales may differ widely and be right."""
-        return self.kind == InvertibleConv.__name__ and self.condition > CONDITION
+        mixes = {mix.__name__ for mix in PERMUTATIONS.values()}
+        return self.kind in mixes and self.condition > CONDITION
 
     def __str__(self) -> str:
         return f"{self.name} ({self.kind})"
@@ -241,8 +242,8 @@ def _check_layer(name: str, visit: _Visit) -> LayerCheck:
 
 def _scales(layer: Bijection, x: Tensor, cond: Cond) -> Tensor:
     """The factors by which a layer stretches what it changes."""
-    if isinstance(layer, InvertibleConv):
-        return torch.linalg.svdvals(layer.weight.double())
+    if isinstance(layer, PixelwiseMatrix):
+        return torch.linalg.svdvals(layer.matrix()[0].double())
     if isinstance(layer, ActNorm):
         return layer.affine.log_scale.exp()
     seen = halves(x)[0] if isinstance(layer, Coupling) else x

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.nets import Net
+
 RESIDUAL_SCALE = 0.2
 
 
@@ -31,7 +33,7 @@ class DenseBlock(nn.Module):
         return x + RESIDUAL_SCALE * self.convs[-1](seen)
 
 
-class RRDB(nn.Module):
+class RRDB(Net):
     """Three dense blocks inside one more scaled skip (ESRGAN)."""
 
     def __init__(self, features: int, growth: int):
@@ -52,13 +54,15 @@ class Encoder(nn.Module):
     """(B, C, h, w) → one feature map a level, (B, `channels`, h/2^i, w/2^i), finest first.
 
     The trunk's output and evenly spaced block outputs are stacked, then halved by 2×2 averages
-    (bilinear interpolation by one half) once for each further level. Source: SRFlow, section 3.2.
+    (bilinear interpolation by one half) once for each further level. Channels that the image has
+    not are read as zeros. Source: SRFlow, section 3.2.
     """
 
     def __init__(self, image_channels: int, features: int, growth: int, blocks: int, levels: int):
         super().__init__()
         self.image_channels = image_channels
         self.levels = levels
+        self.features = features
         self.taps = tapped_blocks(blocks)
         self.channels = features * (1 + len(self.taps))
         self.first = nn.Conv2d(image_channels, features, 3, padding=1)
@@ -66,7 +70,8 @@ class Encoder(nn.Module):
         self.trunk = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, low: Tensor) -> tuple[Tensor, ...]:
-        first = x = self.first(low)
+        low = F.pad(low, (0, 0, 0, 0, 0, self.image_channels - low.shape[1]))
+        first = x = self.first(low.contiguous(memory_format=torch.channels_last))
         outputs = []
         for block in self.blocks:
             x = block(x)

@@ -58,14 +58,18 @@ class Flow(nn.Module):
             self.prior = ClassPrior(classes, top.shape[1])
             self.readout = nn.Linear(top.numel(), classes)
 
+    def recompute(self) -> None:
+        """From now on, keep few activations for a backward pass and compute the others again."""
+        nets = [module.net for module in self.modules() if hasattr(module, "net")]
+        for net in [*nets, *(self.encoder.blocks if self.encoder else [])]:
+            net.recompute = True
+
     def _condition(self, low: Tensor | None) -> tuple[Tensor, ...]:
         if self.encoder is None:
             return ()
         if low is None:
             raise InputError("this stage is conditional: give the low image")
-        untold = self.encoder.image_channels - low.shape[1]
-        low = F.pad(low, (0, 0, 0, 0, 0, untold))
-        return self.encoder(low.contiguous(memory_format=torch.channels_last))
+        return self.encoder(low)
 
     def _centre(self, low: Tensor | None) -> Tensor | float:
         return upsampled(low[:, : self.shape[0]]) if self.residual else 0.0

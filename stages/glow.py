@@ -5,22 +5,8 @@ from __future__ import annotations
 from stages.bijection import Bijection, Chain, OnHalf, Squeezed
 from stages.coupling import Coupling, SplitPrior
 from stages.flow import Flow, check_size
-from stages.linear import ActNorm, InvertibleConv
-from stages.scale import ScaleLaw, scale_law
-
-
-def _step(channels: int, width: int, law: ScaleLaw | None) -> list[Bijection]:
-    return [ActNorm(channels), InvertibleConv(channels), Coupling(channels, width, law)]
-
-
-def _level(channels: int, levels: int, steps: int, width: int, law: ScaleLaw | None) -> Bijection:
-    """squeeze → steps → (prior of the dropped half → the kept half's level) → unsqueeze."""
-    channels = 4 * channels
-    parts = [part for _ in range(steps) for part in _step(channels, width, law)]
-    if levels > 1:
-        deeper = _level(channels // 2, levels - 1, steps, width, law)
-        parts += [SplitPrior(channels, width), OnHalf(deeper)]
-    return Squeezed(Chain(*parts))
+from stages.linear import PERMUTATIONS, ActNorm
+from stages.scale import scale_law
 
 
 def glow(
@@ -28,16 +14,31 @@ def glow(
     levels: int = 3,
     steps: int = 32,
     width: int = 512,
-    squish: float = 0.0,
+    squish: float = 0.5,
     squish_range: str = "sigmoid",
     coupling: str = "affine",
+    permutation: str = "dense",
     classes: int = 0,
 ) -> Flow:
     """An unconditional stage for images (C, H, W): L ``levels`` of K ``steps`` each.
 
     ``width`` is the channels of the coupling nets, ``squish`` the least scale α of a coupling,
-    ``coupling`` affine or additive. Raises `InputError` for a shape the levels do not divide.
+    ``coupling`` affine or additive, ``permutation`` dense or lu, see `stages.linear`. A level is:
+    squeeze, steps of actnorm, 1×1 and coupling, the prior of the dropped half, and the kept half's
+    level. Raises `InputError` for a shape the levels do not divide.
     """
     check_size("Glow", *shape[1:], levels)
     law = None if coupling == "additive" else scale_law(squish, squish_range)
-    return Flow(_level(shape[0], levels, steps, width, law), shape, levels, classes)
+    mix = PERMUTATIONS[permutation]
+
+    def step(channels: int) -> list[Bijection]:
+        return [ActNorm(channels), mix(channels), Coupling(channels, width, law)]
+
+    def level(channels: int, left: int) -> Bijection:
+        parts = [part for _ in range(steps) for part in step(channels)]
+        if left > 1:
+            deeper = Squeezed(level(4 * (channels // 2), left - 1))
+            parts += [SplitPrior(channels, width), OnHalf(deeper)]
+        return Chain(*parts)
+
+    return Flow(Squeezed(level(4 * shape[0], levels)), shape, levels, classes)

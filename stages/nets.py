@@ -5,8 +5,21 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stages.linear import ChannelAffine
+
+
+class Net(nn.Module):
+    """A net whose activations need not be kept: with ``recompute``, a backward pass runs it again."""
+
+    recompute = False
+
+    def __call__(self, *inputs: Tensor | None) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            run = super().__call__
+            return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return super().__call__(*inputs)
 
 
 def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
@@ -29,7 +42,7 @@ class GainedConv(nn.Module):
         return self.conv(x) * (3 * self.gain).exp()
 
 
-class Head(nn.Module):
+class Head(Net):
     """What follows a first convolution: actnorm, ReLU, 1×1, actnorm, ReLU, gained 3×3."""
 
     def __init__(self, width: int, outputs: int):
@@ -44,7 +57,7 @@ class Head(nn.Module):
         return self.last(F.relu(self.norm2(self.mix(hidden))))
 
 
-class CouplingNet(nn.Module):
+class CouplingNet(Net):
     """3×3 → 1×1 → gained 3×3. A condition enters as its half of the first convolution's output."""
 
     def __init__(self, inputs: int, width: int, outputs: int):

@@ -7,7 +7,7 @@ from stages.coupling import Coupling, Injector, SplitPrior
 from stages.encoder import Encoder
 from stages.errors import InputError
 from stages.flow import Flow, check_size
-from stages.linear import ActNorm, InvertibleConv
+from stages.linear import PERMUTATIONS, ActNorm
 from stages.scale import scale_law
 
 
@@ -19,6 +19,7 @@ def srflow(
     squish: float = 0.5,
     squish_range: str = "sigmoid",
     coupling: str = "affine",
+    permutation: str = "dense",
     injector: bool = True,
     transition_steps: int = 2,
     conditional_prior: bool = False,
@@ -52,7 +53,7 @@ def srflow(
     )
 
     def transition(channels: int) -> list[Bijection]:
-        return [ActNorm(channels), InvertibleConv(channels)]
+        return [ActNorm(channels), PERMUTATIONS[permutation](channels)]
 
     def step(channels: int) -> list[Bijection]:
         parts = transition(channels)
