@@ -7,7 +7,6 @@ noise, q = N(z, σ²I), it has a closed-form divergence from the prior, `kl_to_p
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 
@@ -20,8 +19,8 @@ from cascade.manifest import check_chain
 from cascade.pyramid import halve
 from cascade.seeds import generator, image_digest
 from cascade.sigma import sigma_at
-from cascade.stage import Stage, load_stage
-from stages import Flow, InputError
+from cascade.stage import Stage, load_stage, weights_digest
+from stages import InputError
 from stages.unwhitened import unwhitened
 
 LIMIT = 2.0  # |y| beyond which an image counts as exploded; proper ones live in ±½
@@ -164,14 +163,6 @@ class Augmentation:
         """Raise `RuntimeError` if the previous stage's weights are no longer what they were."""
         if weights_digest(self.flow) != self.weights:
             raise RuntimeError(f"the weights of {self.augment.previous} changed during training")
-
-
-def weights_digest(flow: Flow) -> str:
-    """SHA-256 of a flow's parameters and buffers."""
-    digest = hashlib.sha256()
-    for tensor in flow.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _check_previous(stage: Stage, config: StageConfig) -> None:

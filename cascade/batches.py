@@ -30,6 +30,11 @@ class Batch:
         """The same batch on another device."""
         return Batch(*(None if t is None else t.to(device, non_blocking=True) for t in self.parts))
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in so many equal parts."""
+        pieces = [[None] * parts if t is None else t.chunk(parts) for t in self.parts]
+        return [Batch(*piece) for piece in zip(*pieces, strict=True)]
+
     @property
     def parts(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         return self.target, self.low, self.label
@@ -73,6 +78,11 @@ class Batches:
                 images = coming.result()
                 coming = pool.submit(self.source.read, self._of_step(step + 1))
                 yield self._make(images, self._of_step(step), step, self.config.data.flip)
+
+    def images_of(self, step: int) -> list[int]:
+        """Which images, by their place in the split, the whole batch of a step holds."""
+        size = self.config.train.batch_size
+        return self._indices(torch.arange(step * size, (step + 1) * size)).tolist()
 
     def fixed(self, count: int) -> Batch:
         """The first ``count`` images of the first epoch, not flipped: the same on every process."""

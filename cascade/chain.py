@@ -20,7 +20,7 @@ from cascade.manifest import check_order, stage_folders
 from cascade.pyramid import halve_to, pyramid
 from cascade.seeds import sample_noise
 from cascade.stage import Stage, load_stage
-from stages import InputError
+from stages import InputError, Remark
 
 SAMPLES_JUDGED = 64  # fresh samples, for their consistency and how often they are clipped
 
@@ -55,6 +55,7 @@ class Cascade:
                 warnings.warn(
                     f"{above.name} was trained on low images disturbed by another stage than "
                     f"{below.name} ({learned_from[:12]}, not {below.digest[:12]})",
+                    Remark,
                     stacklevel=2,
                 )
         self.stages = list(stages)

@@ -22,5 +22,10 @@ def whole(file: str | Path) -> Iterator[Path]:
         os.umask(umask)
         aside.chmod(0o666 & ~umask)
         os.replace(aside, file)
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # or the new name may not outlast a power cut
+        finally:
+            os.close(folder)
     finally:
         aside.unlink(missing_ok=True)

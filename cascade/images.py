@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from stages import InputError
+from cascade.decode import UNREADABLE, decode, fitted
+from cascade.seeds import image_digest
+from stages import InputError, Remark
 
 
 @dataclass
@@ -45,10 +50,18 @@ class ArrayImages:
         labels = None if self.labels is None else self.labels[indices]
         return ArrayImages(self.pixels[indices], labels, self.classes)
 
+    def contents(self) -> Sequence[str]:
+        """What tells the images apart: digests of their pixels."""
+        return [image_digest(image) for image in self.pixels]
+
 
 @dataclass
 class FileImages:
-    """Images on disk, decoded when they are read; ``skipped`` counts unreadable files left out."""
+    """Images on disk, decoded when they are read.
+
+    ``skipped`` names unreadable files that were left out; ``digests`` are the SHA-256 of the files,
+    where they were read already.
+    """
 
     files: list[Path]
     shape: tuple[int, int, int]
@@ -56,7 +69,8 @@ class FileImages:
     crop: int | None = None
     labels: Tensor | None = None
     classes: Sequence[str] = ()
-    skipped: int = 0
+    skipped: Sequence[str] = ()
+    digests: Sequence[str] = ()
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8), repr=False)
 
     def __len__(self) -> int:
@@ -70,7 +84,7 @@ class FileImages:
     def _decode(self, file: Path) -> Tensor:
         try:
             return decode(file, self.shape[0], self.resize, self.crop)
-        except (OSError, SyntaxError, ValueError) as error:
+        except UNREADABLE as error:
             raise InputError(f"cannot read image {file}: {error}") from None
 
     def name(self, index: int) -> str:
@@ -81,33 +95,23 @@ class FileImages:
         """The source that holds these images alone, in this order."""
         files = [self.files[i] for i in indices.tolist()]
         labels = None if self.labels is None else self.labels[indices]
-        return FileImages(
-            files, self.shape, self.resize, self.crop, labels, self.classes, self.skipped
-        )
+        digests = [self.digests[i] for i in indices.tolist()] if self.digests else []
+        return replace(self, files=files, labels=labels, digests=digests)
+
+    def contents(self) -> Sequence[str]:
+        """What tells the images apart: digests of the files, or else their names and sizes."""
+        return self.digests or [f"{file.name}:{file.stat().st_size}" for file in self.files]
 
 
 ImageSource = ArrayImages | FileImages
 
 
-def decode(file: Path, channels: int, resize: int | None, crop: int | None) -> Tensor:
-    """One image file as uint8 (C, H, W): turned upright, resized and cropped as asked."""
-    with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I"):  # 16 bits a value: keep the upper 8
-            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-        image = image.convert("L" if channels == 1 else "RGB")
-    if resize:
-        image = fitted(image, resize)
-    if crop:
-        left, top = (image.width - crop) // 2, (image.height - crop) // 2
-        image = image.crop((left, top, left + crop, top + crop))
-    pixels = torch.from_numpy(np.array(image))
-    return pixels.reshape(image.height, image.width, channels).permute(2, 0, 1)
-
-
-def fitted(image: Image.Image, size: int) -> Image.Image:
-    """The centre square of an image at a size, resampled by Pillow's antialiased bicubic."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+def fingerprint(source: ImageSource) -> str:
+    """SHA-256 of all that a source holds, images, order and labels."""
+    digest = hashlib.sha256("".join(source.contents()).encode())
+    if source.labels is not None:
+        digest.update(source.labels.numpy().tobytes())
+    return digest.hexdigest()
 
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -124,12 +128,14 @@ def open_folder(
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in EXTENSIONS)
     if not files:
         raise InputError(f"folder {folder} holds no images ({', '.join(sorted(EXTENSIONS))})")
-    good, shapes, problems = [], {}, []
+    good, shapes, digests, problems = [], {}, [], []
 
-    def inspect(file: Path) -> tuple[int, ...] | Exception:
+    def inspect(file: Path) -> tuple[tuple[int, ...], str] | Exception:
         try:
-            return tuple(decode(file, channels, resize, None).shape)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            content = file.read_bytes()
+            shape = tuple(decode(BytesIO(content), channels, resize, None).shape)
+            return shape, hashlib.sha256(content).hexdigest()
+        except UNREADABLE as error:
             return error
 
     with ThreadPoolExecutor(8) as pool:
@@ -137,8 +143,10 @@ def open_folder(
             if isinstance(found, Exception):
                 problems.append(f"{file} ({found})")
             else:
+                shape, digest = found
                 good.append(file)
-                shapes.setdefault(found, file)
+                digests.append(digest)
+                shapes.setdefault(shape, file)
     if problems and not (skip_bad and good):
         raise InputError(
             f"{len(problems)} of {len(files)} images cannot be read, first {problems[0]}; "
@@ -153,7 +161,10 @@ def open_folder(
     parents = [file.parent.relative_to(folder).as_posix() for file in good]
     classes = sorted(set(parents)) if "." not in parents else []
     labels = torch.tensor([classes.index(p) for p in parents]) if classes else None
-    return FileImages(good, next(iter(shapes)), resize, None, labels, classes, len(problems))
+    for problem in problems:
+        warnings.warn(f"left out {problem}", Remark, stacklevel=2)
+    shape = next(iter(shapes))
+    return FileImages(good, shape, resize, None, labels, classes, problems, digests)
 
 
 def open_npz(file: Path, channels: int, resize: int | None = None) -> ArrayImages:

@@ -34,7 +34,10 @@ def build(config: StageConfig) -> Flow:
     else:
         told = config.augment.condition
         flow = srflow(shape, details=model.pyramid == "haar", told_sigma=told, **options)
-    return flow.to(memory_format=torch.channels_last)
+    for module in flow.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    return flow
 
 
 @dataclass
@@ -134,6 +137,14 @@ def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
         ) from None
 
 
+def weights_digest(module: torch.nn.Module) -> str:
+    """SHA-256 of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; anything else is refused, and never executed."""
     try:
@@ -146,4 +157,7 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Write a safetensors file, whole or not at all; contiguous clones, as the format demands."""
     clones = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
     with whole(file) as aside:
-        save_file(clones, aside)
+        try:
+            save_file(clones, aside)
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(f"cannot write {file}: {error}") from None

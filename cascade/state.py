@@ -1,33 +1,45 @@
-"""The state a training run resumes from, as one flat set of tensors."""
+"""The states a training run resumes from, each one flat file of tensors."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cascade.stage import load_weights, read_tensors, write_tensors
-from stages import InputError
+from stages import InputError, Remark
 
 
 def save_state(
-    file: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, step: int
+    file: Path,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    counts: Mapping[str, float],
 ) -> None:
-    """Write modules by name, the optimiser's moments and the step, whole or not at all."""
+    """Write modules by name, the optimiser's moments and counts by name, whole or not at all."""
     tensors = {f"{n}/{key}": v for n, m in modules.items() for key, v in m.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": value for key, value in moments.items()}
-    write_tensors({**tensors, "step/": torch.tensor(step)}, file)
+    for name, count in counts.items():
+        tensors[f"count/{name}"] = torch.tensor(count, dtype=torch.float64)
+    write_tensors(tensors, file)
 
 
-def load_state(file: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
-    """Read what `save_state` wrote into the same modules and optimiser; returns the step.
+def load_state(
+    tensors: Mapping[str, Tensor],
+    file: Path,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Put what `save_state` wrote into ``file`` into the same modules and optimiser.
 
-    Raises `InputError` where the file is damaged or of another architecture.
+    Raises `InputError` where it is of another architecture.
     """
-    parts: dict[str, dict[str, Tensor]] = {name: {} for name in (*modules, "optimizer", "step")}
-    for key, value in read_tensors(file).items():
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in (*modules, "optimizer", "count")}
+    for key, value in tensors.items():
         part, _, name = key.partition("/")
         if part not in parts:
             raise InputError(f"{file} holds {part!r}, which this configuration has not")
@@ -42,4 +54,44 @@ def load_state(file: Path, modules: dict[str, nn.Module], optimizer: torch.optim
         like = parameters[int(index)] if value.dim() else value
         moments.setdefault(int(index), {})[name] = torch.empty_like(like).copy_(value)
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    return int(parts["step"][""])
+
+
+class States:
+    """The folder of a stage's states, of which the newest few are kept."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = folder
+        self.keep = keep
+
+    def file(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.safetensors"
+
+    def files(self) -> list[Path]:
+        """Whole states, newest first."""
+        return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
+
+    def newest(self) -> tuple[Path, dict[str, Tensor], dict[str, float]] | None:
+        """The newest state that can be read: file, tensors, counts; None where there is none.
+
+        Warns of those that cannot. Raises `InputError` if there are states but none is readable.
+        """
+        files = self.files()
+        for file in files:
+            try:
+                tensors = read_tensors(file)
+            except InputError as error:
+                remark = f"{error}; going back to the state before it"
+                warnings.warn(remark, Remark, stacklevel=2)
+                continue
+            counts = {k[6:]: v.item() for k, v in tensors.items() if k.startswith("count/")}
+            return file, tensors, counts
+        if files:
+            raise InputError(
+                f"none of the states in {self.folder} can be read; --force starts anew"
+            )
+        return None
+
+    def prune(self) -> None:
+        """Remove all but the newest states, and what a killed run left half written."""
+        for file in [*self.files()[self.keep :], *self.folder.glob(".*.part.safetensors")]:
+            file.unlink(missing_ok=True)

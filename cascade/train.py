@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-import json
-import signal
+import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import ProjectConfiguration
 from torch import Tensor, nn
 
 from cascade.augment import Augmentation
 from cascade.batches import Batch, Batches
+from cascade.card import write_card
 from cascade.config import StageConfig, check_resumable, load_config, save_config
 from cascade.dequantise import centre, quantise
-from cascade.files import whole
+from cascade.fault import explain
+from cascade.images import fingerprint
+from cascade.lock import Lock
+from cascade.logs import Log, check_trackers
 from cascade.manifest import register
 from cascade.optimise import averaged, learning_rate, optimiser
-from cascade.stage import build, with_sigma, write_tensors
-from cascade.state import load_state, save_state
-from cascade.watch import HeldOut, density_bpd, open_stage_images
+from cascade.phases import Phase, encoder_loss, flow_loss, phases, super_resolution
+from cascade.stage import build, weights_digest, with_sigma, write_tensors
+from cascade.state import States, load_state, save_state
+from cascade.stopping import stop_requests
+from cascade.watch import HeldOut, open_stage_images
 from stages import Flow, InputError, StageLoss, initialise
 
-Watch = Callable[[int, dict[str, float]], None]
+Watch = Callable[[int, dict[str, object]], None]
 
 
 class Trainer:
     """One stage in training: its flow, average, optimiser and data, and the folder it saves to."""
 
-    def __init__(self, config: StageConfig):
+    def __init__(self, config: StageConfig, anew: bool = False):
+        """``anew``: what the folder holds of an earlier run is removed first."""
         train = config.train
+        check_trackers(train.trackers)
         self.config = config
         self.out = Path(config.out)
         self.accelerator = Accelerator(
@@ -42,105 +50,227 @@ class Trainer:
             mixed_precision=train.precision,
             gradient_accumulation_steps=1,
             dynamo_backend="no",
+            log_with=list(train.trackers) or None,
+            project_config=ProjectConfiguration(config.out, f"{config.out}/logs"),
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        if train.batch_size % processes:
+        if train.batch_size % (processes * train.accumulate):
+            parts = f" of {train.accumulate} parts each" * (train.accumulate > 1)
             raise InputError(
-                f"train.batch_size={train.batch_size} does not divide among {processes} processes"
+                f"train.batch_size={train.batch_size} does not divide among {processes} "
+                f"process{'es' * (processes > 1)}{parts}"
             )
-        device = self.accelerator.device
-        with self.accelerator.local_main_process_first():  # one process downloads
-            source = open_stage_images(config, config.data.split)
-            self.held_out = HeldOut(config, device)
         self.augmentation = None
-        if config.augment.previous:
-            self.augmentation = Augmentation(config, device)
-            config.augment.digest = self.augmentation.digest
-        config.data.classes = list(source.classes)
-        if config.model.classes:
-            config.data.counts = source.labels.bincount(minlength=config.model.classes).tolist()
-        labelled = bool(config.model.classes)
-        if self.augmentation:
-            self.augmentation.check_labels(source)
-            labelled |= self.augmentation.labelled
-        self.batches = Batches(source, config, rank, processes, labelled)
+        labelled = self._open_data()
+        self.batches = Batches(self.source, config, rank, processes, labelled)
 
-        torch.manual_seed(config.seed)
-        loss = StageLoss(build(config)).to(device)
-        batch = self.batches.fixed(train.init_images).to(device)
-        initialise(loss, *batch.parts)
-        self.average = averaged(loss, train.ema) if train.ema else None
-        self.loss, self.optimizer = self.accelerator.prepare(loss, optimiser(loss, train))
+        self.states = States(self.out / "state", train.keep)
+        self.phases = phases(config)
+        self.phase: Phase | None = None
+        self.module: nn.Module | None = None  # what the phase trains
         self.step = 0
+        self.best = float("inf")  # bits/dim of held-out images
+        self.skipped = self.in_a_row = 0  # steps whose gradient was not finite
         self.replaced: list[Tensor] = []  # shares of rows replaced, since they were last logged
-        if self._state.is_file():
-            self._resume()
+        self.average = None
+        torch.manual_seed(config.seed)
+        self.loss = StageLoss(build(config)).to(self.accelerator.device)
+        if train.memory == "checkpoint":
+            self.loss.flow.recompute()
+        self._open_folder(anew)
+        self.log = Log(self.accelerator, config, self.step)
         if self.accelerator.is_main_process:
             save_config(config, self.out / "config.yaml")
 
-    def _resume(self) -> None:
-        """Continue from the saved state, if it is of this configuration."""
+    def _open_data(self) -> bool:
+        """Open and check the images, and the stage below where it is needed; are labels needed?"""
+        config, device = self.config, self.accelerator.device
+        with self.accelerator.local_main_process_first():  # one process downloads
+            self.source = open_stage_images(config, config.data.split)
+            self.held_out = HeldOut(config, device)
+        config.data.classes = list(self.source.classes)
+        labelled = bool(config.model.classes)
+        if labelled:
+            counts = self.source.labels.bincount(minlength=config.model.classes)
+            config.data.counts = counts.tolist()
+        if config.augment.previous:
+            self.augmentation = Augmentation(config, device)
+            config.augment.digest = self.augmentation.digest
+            self.augmentation.check_labels(self.source)
+            labelled |= self.augmentation.labelled
+        self._check_data()
+        return labelled
+
+    def _check_data(self) -> None:
+        """Raise `InputError` where held-out images are training images, or where they changed."""
+        data, trained = self.config.data, set(self.source.contents())
+        held_out = self.held_out.source
+        shared = [i for i, content in enumerate(held_out.contents()) if content in trained]
+        if shared and not data.allow_overlap:
+            raise InputError(
+                f"{len(shared)} of {len(held_out)} {self.held_out.split} images of {data.name} are "
+                f"training images too (first: {held_out.name(shared[0]) or f'number {shared[0]}'});"
+                " remove them, or set data.allow_overlap=true"
+            )
+        found = fingerprint(self.source)
+        self._check_fingerprint(data.fingerprint, found)
+        data.fingerprint = found
+
+    def _check_fingerprint(self, before: str, now: str) -> None:
+        if before and before != now and self.config.train.resume != "force":
+            raise InputError(
+                f"the training images in {self.config.data.name} are no longer those that "
+                f"{self.out} was trained on; restore them, use another out=, or go on with the new "
+                "ones by train.resume=force"
+            )
+
+    def _open_folder(self, anew: bool) -> None:
+        """Take the stage folder, and continue from its newest state, if it has one."""
+        main, created = self.accelerator.is_main_process, not self.out.exists()
+        self._lock = Lock(self.out) if main else None
+        try:
+            if anew and main:
+                remove_stage(self.out)
+            self.accelerator.wait_for_everyone()
+            if found := self.states.newest():
+                self._resume(*found)
+            elif (self.out / "model.safetensors").is_file():
+                raise InputError(
+                    f"{self.out} holds weights, but no state to continue from; use another out=, "
+                    "or --force to start anew"
+                )
+            else:
+                self._enter(self.phases[0])
+            self.accelerator.wait_for_everyone()  # all have read before the first writes
+        except BaseException:
+            self._release()
+            if created:
+                shutil.rmtree(self.out)
+            raise
+
+    def _resume(self, file: Path, tensors: dict[str, Tensor], counts: dict[str, float]) -> None:
         if self.config.train.resume == "never":
             raise InputError(f"{self.out} holds a trained stage; use another out=, or --force")
-        check_resumable(load_config(self.out / "config.yaml"), self.config)
-        self.step = load_state(self._state, self._modules, self.optimizer)
-        log = self.out / "metrics.jsonl"
-        if self.accelerator.is_main_process and log.is_file():
-            rows = log.read_text().splitlines(keepends=True)
-            with whole(log) as aside:  # rows after the last save will be written again
-                aside.write_text("".join(r for r in rows if json.loads(r)["step"] <= self.step))
+        before = load_config(self.out / "config.yaml")
+        check_resumable(before, self.config)
+        self._check_fingerprint(before.data.fingerprint, self.config.data.fingerprint)
+        self._enter(self.phases[int(counts["phase"])])
+        load_state(tensors, file, self._modules, self.optimizer)
+        if self.phase.name == "frozen":
+            self.frozen = weights_digest(self.loss.flow.encoder)
+        self.step, self.skipped = int(counts["step"]), int(counts["skipped"])
+        self.best = counts["best"]
 
-    @property
-    def _state(self) -> Path:
-        return self.out / "state" / "latest.safetensors"
+    def _release(self) -> None:
+        if self._lock:
+            self._lock.release()
+            self._lock = None
+
+    def _enter(self, phase: Phase) -> None:
+        """Make ready what a phase trains, from the weights that the phase before it left."""
+        encoder, device = self.loss.flow.encoder, self.accelerator.device
+        if self.phase and self.phase.name == "frozen" and weights_digest(encoder) != self.frozen:
+            raise RuntimeError("the frozen encoder's weights changed during training")
+        self.phase = phase
+        if phase.name == "encoder":
+            self.module = super_resolution(self.loss.flow, self.config).to(device)
+            rate = self.config.train.pretrain_lr
+            self.optimizer = torch.optim.Adam(self.module.parameters(), rate, foreach=True)
+        elif self.module is not self.loss:
+            self._set_up_flow()
+        if encoder is not None:
+            encoder.requires_grad_(phase.name != "frozen")
+        if phase.name == "frozen":
+            self.frozen = weights_digest(encoder)
+        self.accelerator.free_memory()
+        with warnings.catch_warnings():  # a later torch calls it forward_sync_buffers
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
+            self.wrapped = self.accelerator.prepare_model(self.module)
+
+    def _set_up_flow(self) -> None:
+        train = self.config.train
+        first = self.batches.fixed(train.init_images).to(self.accelerator.device)
+        initialise(self.loss, *first.parts)
+        self.module = self.loss
+        self.average = averaged(self.loss, train.ema) if train.ema else None
+        self.optimizer = optimiser(self.loss, train)
 
     @property
     def _modules(self) -> dict[str, nn.Module]:
-        modules = {"model": self.accelerator.unwrap_model(self.loss)}
-        return modules if self.average is None else {**modules, "ema": self.average}
+        """What a state holds of the phase's weights."""
+        if self.phase.name == "encoder":
+            return {"encoder": self.module, "model": self.loss}
+        return {"model": self.loss} | ({"ema": self.average} if self.average else {})
 
     @property
     def flow(self) -> Flow:
         """The weights to use: the averaged ones where averaging is on."""
-        return self._modules["model"].flow if self.average is None else self.average.module.flow
+        return self.loss.flow if self.average is None else self.average.module.flow
+
+    @property
+    def steps(self) -> int:
+        """Of all phases."""
+        return self.phases[-1].end
 
     def run(self, watch: Watch = lambda step, metrics: None) -> bool:
-        """Train to the configured step; False if SIGINT or SIGTERM stopped it before, all saved.
+        """Train to the configured step; False if it was asked to stop before, all saved.
 
-        ``watch(step, metrics)`` is called on the first process whenever metrics are logged.
+        ``watch(step, metrics)`` is called on the first process whenever metrics are logged. Raises
+        `InputError` where training diverges, another process is lost or a disk is full; the states
+        saved before are as they were.
         """
-        with _signals() as signalled:
-            finished = self._loop(signalled, watch)
+        try:
+            with stop_requests() as asked:
+                finished = self._loop(asked, watch)
+        except RuntimeError as error:
+            if self.accelerator.num_processes == 1 or not _lost_a_process(error):
+                raise
+            raise InputError(
+                f"lost another process of this run at step {self.step}; {self._last_state()}"
+            ) from error
+        finally:
+            self._release()
         if self.augmentation:
             self.augmentation.verify()
-        if not self._state.is_file():
-            self.save()
-        self.accelerator.end_training()
+        self.log.close()
         return finished
 
-    def _loop(self, signalled: Callable[[], bool], watch: Watch) -> bool:
+    def _loop(self, asked: Callable[[], bool], watch: Watch) -> bool:
         train, first, started = self.config.train, self.step, time.perf_counter()
-        for batch in self.batches.steps(self.step, train.steps):
-            metrics = self._train_step(self._disturbed(batch).to(self.accelerator.device))
+        for batch in self.batches.steps(self.step, self.steps):
+            self._enter_what_is_due()
+            metrics = self._train_step(batch)
             self.step += 1
-            stopping = self._any_process(signalled())
-            saving = stopping or self.step % train.save_every == 0 or self.step == train.steps
-            if saving or self.step % train.log_every == 0:
+            stopping = self._any_process(asked())
+            saving = stopping or self.step % train.save_every == 0 or self.step == self.steps
+            if metrics and (saving or self.step % train.log_every == 0):
                 seconds = time.perf_counter() - started
                 metrics["images_per_s"] = (self.step - first) * train.batch_size / seconds
                 self._record(metrics, saving and not stopping, watch)
-            if self.step % train.sample_every == 0 or self.step == train.steps:
+            flow_is_on = self.phase.name != "encoder"
+            if flow_is_on and (self.step % train.sample_every == 0 or self.step == self.steps):
                 self._picture()
             if saving:
-                self.save()
+                self._save()
             if stopping:
                 return False
+        if self._enter_what_is_due() or not self.states.files():
+            self._save()
+        if self.accelerator.is_main_process:
+            write_card(self.config, self.flow, self.source, self.held_out)
         return True
+
+    def _enter_what_is_due(self) -> bool:
+        """Enter the phase of the coming step, if another one than this step's; whether it was."""
+        before = self.phase
+        while self.phase is not self.phases[-1] and self.step >= self.phase.end:
+            self._enter(self.phases[self.phases.index(self.phase) + 1])
+        return self.phase is not before
 
     def _disturbed(self, batch: Batch) -> Batch:
         """The batch with disturbed low images, where this stage is trained on them."""
-        if self.augmentation is None:
+        if self.augmentation is None or self.phase.name == "encoder":
             return batch
         data = self.config.data
         found = self.augmentation(quantise(batch.low, data.bits), batch.label, self.step)
@@ -150,79 +280,133 @@ class Trainer:
             low = with_sigma(low, found.sigma)
         return replace(batch, low=low)
 
-    def _train_step(self, batch: Batch) -> dict[str, Tensor | float]:
-        train, model = self.config.train, self.config.model
-        rate = learning_rate(self.step, train)
+    def _train_step(self, batch: Batch) -> dict[str, Tensor | float] | None:
+        """One step of the optimiser; None if it was skipped, its gradient not being finite."""
+        train, pretraining = self.config.train, self.phase.name == "encoder"
+        rate = (
+            train.pretrain_lr
+            if pretraining
+            else learning_rate(self.step - train.pretrain_steps, train)
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        nats, logits = self.loss(*batch.parts)
-        bpd = density_bpd(nats, batch.target, self.config.data.bits).mean()
-        class_loss = bpd.new_zeros(())
-        if logits is not None:
-            class_loss = classification(logits, batch.label, model.class_loss)
-        self.accelerator.backward(bpd + model.class_weight * class_loss)
-        norm = self.accelerator.clip_grad_norm_(self.loss.parameters(), train.clip)
+        batch = self._disturbed(batch).to(self.accelerator.device)
+        parts = batch.split(train.accumulate)
+        metrics: dict[str, Tensor | float] = {}
+        objective = encoder_loss if pretraining else flow_loss
+        for part in parts:
+            joining = nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.wrapped)
+            with joining:
+                loss, found = objective(self.wrapped, part, self.config)
+                self.accelerator.backward(loss / len(parts))
+            for key, value in found.items():
+                metrics[key] = metrics.get(key, 0.0) + value / len(parts)
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), train.clip)
+        if self._any_process(not (sum(metrics.values()) + norm).isfinite()):
+            self._skip(batch)
+            return None
+        self.in_a_row = 0
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
-            self.average.update_parameters(self._modules["model"])
-        return {
-            "bpd": bpd.detach(),
-            "class_loss": class_loss.detach(),
-            "grad_norm": norm.detach(),
-            "lr": rate,
-        }
+            self.average.update_parameters(self.loss)
+        return {**metrics, "grad_norm": norm.detach(), "lr": rate}
+
+    def _skip(self, batch: Batch) -> None:
+        """Count and log a step whose gradient is not finite; too many in a row end the run."""
+        self.skipped += 1
+        self.in_a_row += 1
+        images = self.batches.images_of(self.step)
+        row = {"step": self.step + 1, "skipped": self.skipped, "images": images}
+        self.log.write(row)
+        stopping = self.in_a_row > self.config.train.skip_limit
+        why = explain(self.module, *self._inputs(batch)) if stopping else ""
+        self.optimizer.zero_grad()
+        if stopping:
+            raise InputError(
+                f"{self.in_a_row} steps in a row were not finite, up to step {self.step + 1}: "
+                f"{why}; lower train.lr or train.clip; {self._last_state()}"
+            )
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor | None, ...]:
+        return (batch.low,) if self.phase.name == "encoder" else batch.parts
+
+    def _last_state(self) -> str:
+        files = self.states.files()
+        if not files:
+            return "nothing was saved yet"
+        return f"{files[0]} is whole, and the same command continues from it"
 
     def _record(self, metrics: dict[str, Tensor | float], validating: bool, watch: Watch) -> None:
         if self.replaced:
             metrics["replaced"] = torch.stack(self.replaced).mean().to(metrics["bpd"])
             self.replaced = []
-        for key in ("bpd", "class_loss", *(["replaced"] if "replaced" in metrics else [])):
-            metrics[key] = self.accelerator.reduce(metrics[key], "mean")
-        row = {"step": self.step, **{key: float(value) for key, value in metrics.items()}}
+        for key in ("bpd", "class_loss", "l1", "replaced"):  # in one order on every process
+            if key in metrics:
+                metrics[key] = self.accelerator.reduce(metrics[key], "mean")
+        row = {"step": self.step, "phase": self.phase.name}
+        row |= {key: float(value) for key, value in metrics.items()}
         if not self.accelerator.is_main_process:
             return
-        if validating:
-            row[f"{self.held_out.split}_bpd"] = self.held_out.bpd(self.flow)
+        if validating and self.phase.name == "encoder":
+            row[f"{self.held_out.split}_l1"] = self.held_out.l1(self.module)
+        elif validating:
+            row[f"{self.held_out.split}_bpd"] = found = self.held_out.bpd(self.flow)
             row |= self.held_out.failures(self.flow)
-        with open(self.out / "metrics.jsonl", "a") as log:
-            log.write(json.dumps(row) + "\n")
+            if found < self.best:
+                self.best = found
+                write_tensors(self.flow.state_dict(), self.out / "best.safetensors")
+        self.log.write(row)
         watch(self.step, row)
 
     def _picture(self) -> None:
         if self.accelerator.is_main_process:
-            self.held_out.picture(self.flow, self.out / "samples" / f"step-{self.step:06d}.png")
+            file = self.out / "samples" / f"step-{self.step:06d}.png"
+            self.held_out.picture(self.flow, file)
+            self.log.picture(file, self.step)
 
-    def _any_process(self, flag: bool) -> bool:
+    def _any_process(self, flag: bool | Tensor) -> bool:
         if self.accelerator.num_processes == 1:
-            return flag
+            return bool(flag)
         count = torch.tensor(float(flag), device=self.accelerator.device)
         return bool(self.accelerator.reduce(count, "sum"))
 
-    def save(self) -> None:
-        """Write the weights to use and the state to resume from, each whole or not at all."""
-        if self.accelerator.is_main_process:
-            write_tensors(self.flow.state_dict(), self.out / "model.safetensors")
-            save_state(self._state, self._modules, self.optimizer, self.step)
-            register(self.out)
+    def _save(self) -> None:
+        """Write the state to resume from and the weights to use, each whole or not at all."""
+        if not self.accelerator.is_main_process:
+            return
+        counts = {
+            "step": self.step,
+            "phase": self.phases.index(self.phase),
+            "best": self.best,
+            "skipped": self.skipped,
+        }
+        try:
+            save_state(self.states.file(self.step), self._modules, self.optimizer, counts)
+            if self.phase.name != "encoder":
+                write_tensors(self.flow.state_dict(), self.out / "model.safetensors")
+                register(self.out)
+        except OSError as error:
+            raise InputError(
+                f"cannot save step {self.step}: {error}; {self._last_state()}"
+            ) from None
+        self.states.prune()
 
 
-def classification(logits: Tensor, label: Tensor, kind: str) -> Tensor:
-    """The loss on the class read-out: binary (the thesis) or softmax (Glow) cross-entropy."""
-    if kind == "softmax":
-        return F.cross_entropy(logits, label)
-    one_hot = F.one_hot(label, logits.shape[1]).to(logits.dtype)
-    return F.binary_cross_entropy_with_logits(logits, one_hot)
+def remove_stage(folder: Path) -> None:
+    """Delete what training wrote into a stage folder, and nothing else."""
+    for name in (
+        "model.safetensors",
+        "best.safetensors",
+        "metrics.jsonl",
+        "config.yaml",
+        "README.md",
+    ):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("state", "samples", "logs"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
-@contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT or SIGTERM has come since; their handlers are put back afterwards."""
-    seen = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: seen.append(True)) for number in numbers]
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+def _lost_a_process(error: RuntimeError) -> bool:
+    """Whether an error is that of a process group of which a process has ended."""
+    return isinstance(error, torch.distributed.DistError) or "onnection" in str(error)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cascade.augment import restore
 from cascade.batches import Batches
@@ -34,7 +34,8 @@ class HeldOut:
 
     def __init__(self, config: StageConfig, device: torch.device):
         self.split = "test" if config.data.split == "trainval" else "validation"
-        batches = Batches(open_stage_images(config, self.split), config)
+        self.source = open_stage_images(config, self.split)
+        batches = Batches(self.source, config)
         self.config, self.device = config, device
         self.batch = batches.fixed(max(config.train.validate_images, GRID * GRID)).to(device)
 
@@ -44,6 +45,12 @@ class HeldOut:
         found = []
         for inputs, _ in self._parts():
             found.append(density_bpd(flow.log_prob(*inputs), inputs[0], self.config.data.bits))
+        return torch.cat(found).mean().item()
+
+    @torch.no_grad()
+    def l1(self, module: nn.Module) -> float:
+        """Mean |prediction − target| of a net that predicts the target from the low image."""
+        found = [(module(low) - target).abs() for (target, low, _), _ in self._parts()]
         return torch.cat(found).mean().item()
 
     @torch.no_grad()

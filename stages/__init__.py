@@ -1,7 +1,7 @@
 """One stage of a cascade: bijections, the nets inside them, Glow and SRFlow."""
 
 from stages.bijection import Bijection, Chain, OnHalf, Squeezed
-from stages.errors import InputError
+from stages.errors import InputError, Remark
 from stages.flow import Flow, StageLoss
 from stages.glow import glow
 from stages.linear import initialise
@@ -13,6 +13,7 @@ __all__ = [
     "Flow",
     "InputError",
     "OnHalf",
+    "Remark",
     "Squeezed",
     "StageLoss",
     "glow",

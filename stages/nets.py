@@ -11,7 +11,7 @@ from stages.linear import ChannelAffine
 
 
 class Net(nn.Module):
-    """A net whose activations need not be kept: with ``recompute``, a backward pass runs it again."""
+    """A net that a backward pass runs again if ``recompute``: only its inputs are kept."""
 
     recompute = False
 

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+
+from cascade.data import open_images
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)  # many small operations: a second thread costs more than it gives
@@ -75,6 +78,18 @@ def chdir(folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def few_digits(tmp_path_factory) -> Path:
+    """400 real digits, 40 a class, as an .npz: quicker to open than all of them."""
+    source = open_images("mnist5k", "train", 1)
+    places = [(source.labels == label).nonzero().flatten()[:40] for label in range(10)]
+    chosen = torch.cat(places)
+    file = tmp_path_factory.mktemp("data") / "few.npz"
+    images = source.read(chosen).permute(0, 2, 3, 1).numpy()
+    np.savez(file, images=images, labels=source.labels[chosen].numpy(), classes=source.classes)
+    return file
+
+
+@pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> Path:
     """A cascade folder: Glow 8 and SRFlow 16, class-conditional, trained for seconds on digits."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
@@ -85,3 +100,9 @@ def digits(tmp_path_factory) -> Path:
         )
         assert done.returncode == 0, done.stderr
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=3, help="how often tests/test_kill.py kills a training run"
+    )

@@ -8,8 +8,8 @@ from conftest import ROOT
 
 from cascade.config import load_config, save_config
 from cascade.optimise import averaged, learning_rate, optimiser
+from cascade.phases import classification
 from cascade.stage import build
-from cascade.train import classification
 from cascade.watch import density_bpd
 from stages import InputError, StageLoss, initialise
 

@@ -121,7 +121,7 @@ def test_damaged_image_is_named_or_counted(folder, damage):
     with pytest.raises(InputError, match=r"1 of 20 images cannot be read, first .*dog/3.png"):
         open_images(str(folder), "all")
     source = open_images(str(folder), "all", skip_bad=True)
-    assert len(source) == 19 and source.skipped == 1
+    assert len(source) == 19 and len(source.skipped) == 1
 
 
 def test_folder_errors(tmp_path, folder):

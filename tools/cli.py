@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import distributed
 
 from cascade import Cascade, InputError
 from cascade.files import whole
+from stages import Remark
 
 console = Console()
 say = partial(console.print, highlight=False, soft_wrap=True)
@@ -71,13 +73,26 @@ def load_cascade(args: argparse.Namespace, dtype: str = "float32") -> Cascade:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {device} cannot be used here: {reason}") from None
     stages = args.stages.split(",") if args.stages else None
-    with warnings.catch_warnings(record=True) as remarks:
+    with notes():
         cascade = Cascade.load(args.run, stages, device, dtype)
-    for remark in remarks:
-        say(f"note: {remark.message}")
     if args.told_sigma is not None:
         cascade.tell(args.told_sigma)
     return cascade
+
+
+@contextmanager
+def notes() -> Iterator[None]:
+    """Print remarks that are made inside as notes, a line each; other warnings as they are."""
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always", Remark)
+        yield
+    for warning in given:
+        if issubclass(warning.category, Remark):
+            say(f"note: {warning.message}")
+        else:
+            warnings.showwarning(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
 
 
 def refuse_to_overwrite(files: Sequence[str | None], force: bool) -> None:

@@ -191,7 +191,7 @@ def origin(
         "data": args.data,
         "split": args.split,
         "of": len(source),
-        "skipped": getattr(source, "skipped", 0),
+        "skipped": len(getattr(source, "skipped", ())),
         **asdict(protocol),
         "dtype": args.dtype,
         "told_sigma": args.told_sigma,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-from pathlib import Path
 
 import cli
 from rich.progress import (
@@ -31,25 +28,25 @@ def main() -> None:
         cli.say(description(config))
         return
     cli.refuse_to_overwrite([args.json], args.force)
-    if args.force:
-        remove_stage(Path(config.out))
-    trainer = Trainer(config)
+    with cli.notes():
+        trainer = Trainer(config, anew=args.force)
     if not trainer.accelerator.is_main_process:
         trainer.run()
         return
     cli.say(f"{config.out}: {parameters(trainer.flow):,} parameters, from step {trainer.step}")
     last: dict[str, float] = {}
     with progress_bar() as bar:
-        task = bar.add_task(trainer.out.name, total=config.train.steps, figures="")
+        task = bar.add_task(trainer.out.name, total=trainer.steps, figures="")
         bar.update(task, completed=trainer.step)
 
         def watch(step: int, metrics: dict[str, float]) -> None:
             last.update(metrics)
             bar.update(task, completed=step, figures=figures(metrics))
-            held_out = metrics.get(f"{trainer.held_out.split}_bpd")
-            if held_out is not None:
-                line = f"step {step}: {figures(metrics)}, {held_out:.3f} bpd held out"
-                bar.console.print(line)
+            for name in ("bpd", "l1"):
+                held_out = metrics.get(f"{trainer.held_out.split}_{name}")
+                if held_out is not None:
+                    line = f"step {step}: {figures(metrics)}, {held_out:.3f} {name} held out"
+                    bar.console.print(line)
 
         finished = trainer.run(watch)
     if args.json:
@@ -70,16 +67,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def remove_stage(folder: Path) -> None:
-    """Delete what training wrote into a stage folder, and nothing else."""
-    if int(os.environ.get("RANK", "0")):
-        return
-    for name in ("model.safetensors", "metrics.jsonl", "config.yaml"):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("state", "samples"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-
-
 def progress_bar() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
@@ -94,8 +81,9 @@ def progress_bar() -> Progress:
 
 def figures(metrics: dict[str, float]) -> str:
     replaced = f", {metrics['replaced']:.1%} replaced" if "replaced" in metrics else ""
+    name = "bpd" if "bpd" in metrics else "l1"
     return (
-        f"{metrics['bpd']:.3f} bpd, {metrics['images_per_s']:.0f} images/s, "
+        f"{metrics[name]:.3f} {name}, {metrics['images_per_s']:.0f} images/s, "
         f"|gradient| {metrics['grad_norm']:.2g}" + replaced
     )
 
