@@ -92,6 +92,6 @@ class States:
         return None
 
     def prune(self) -> None:
-        """Remove all but the newest states, and what a killed run left half written."""
-        for file in [*self.files()[self.keep :], *self.folder.glob(".*.part.safetensors")]:
-            file.unlink(missing_ok=True)
+        """Remove all but the newest states."""
+        for file in self.files()[self.keep :]:
+            file.unlink()

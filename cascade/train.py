@@ -70,7 +70,7 @@ class Trainer:
         self.phase: Phase | None = None
         self.module: nn.Module | None = None  # what the phase trains
         self.step = 0
-        self.best = float("inf")  # bits/dim of held-out images
+        self.best, self.improved = float("inf"), False  # bits/dim of held-out images
         self.skipped = self.in_a_row = 0  # steps whose gradient was not finite
         self.replaced: list[Tensor] = []  # shares of rows replaced, since they were last logged
         self.average = None
@@ -130,8 +130,11 @@ class Trainer:
         main, created = self.accelerator.is_main_process, not self.out.exists()
         self._lock = Lock(self.out) if main else None
         try:
-            if anew and main:
-                remove_stage(self.out)
+            if main:
+                for half_written in self.out.rglob(".*.part*"):  # by a run that was killed
+                    half_written.unlink()
+                if anew:
+                    remove_stage(self.out)
             self.accelerator.wait_for_everyone()
             if found := self.states.newest():
                 self._resume(*found)
@@ -354,8 +357,7 @@ class Trainer:
             row[f"{self.held_out.split}_bpd"] = found = self.held_out.bpd(self.flow)
             row |= self.held_out.failures(self.flow)
             if found < self.best:
-                self.best = found
-                write_tensors(self.flow.state_dict(), self.out / "best.safetensors")
+                self.best, self.improved = found, True
         self.log.write(row)
         watch(self.step, row)
 
@@ -382,6 +384,9 @@ class Trainer:
             "skipped": self.skipped,
         }
         try:
+            if self.improved:
+                write_tensors(self.flow.state_dict(), self.out / "best.safetensors")
+                self.improved = False
             save_state(self.states.file(self.step), self._modules, self.optimizer, counts)
             if self.phase.name != "encoder":
                 write_tensors(self.flow.state_dict(), self.out / "model.safetensors")

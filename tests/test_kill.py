@@ -67,14 +67,17 @@ def kill_after(process: subprocess.Popen, out: Path, chance: random.Random, in_f
     parent = psutil.Process(process.pid)
     group = [*parent.children(recursive=True), parent]  # workers have groups of their own
     half_written = f"{out}/**/.*.part*"
-    while process.poll() is None and in_file and not glob(half_written, recursive=True):
+    earlier = set(glob(half_written, recursive=True))
+    while (
+        process.poll() is None and in_file and not set(glob(half_written, recursive=True)) - earlier
+    ):
         pass
     time.sleep(0 if in_file else chance.random() * 0.1)
     for one in group:
         with suppress(psutil.NoSuchProcess):
             one.kill()
     ended = process.wait() == 0
-    left = glob(half_written, recursive=True)
+    left = set(glob(half_written, recursive=True)) - earlier
     return "ended before" if ended else "in a file" if left else "between files"
 
 

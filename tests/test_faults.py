@@ -1,0 +1,225 @@
+"""What goes wrong in training: values not finite, damaged files, full disks, other data."""
+
+import json
+import pickle
+import re
+import resource
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY, run_tool
+from PIL import Image
+
+from cascade.config import load_config
+from cascade.stage import read_tensors
+from cascade.state import States
+from cascade.train import Trainer
+from stages import InputError
+
+SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
+FEW = [*TINY, "train.steps=8", "train.log_every=1", "train.save_every=4"]
+FEW += ["train.validate_images=16", "train.init_images=64"]
+
+
+def trainer(data, out, *settings) -> Trainer:
+    return Trainer(load_config(SRF16, [*FEW, f"data.name={data}", f"out={out}", *settings]))
+
+
+def rows(out):
+    return [json.loads(row) for row in (out / "metrics.jsonl").open()]
+
+
+def poison(run: Trainer, where, steps) -> None:
+    """Make some steps' loss or gradient infinite or not a number."""
+    plain = run._disturbed
+
+    def poisoned(batch):
+        batch = plain(batch)
+        if run.step in steps and where == "loss":
+            batch.target[0, 0, 0, 0] = float("nan")
+        return batch
+
+    run._disturbed = poisoned
+    if where == "gradient":
+        bias = run.loss.flow.encoder.first.bias
+        bias.register_hook(lambda g: g * float("inf") if run.step in steps else g)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_skipped_and_logged(few_digits, tmp_path, where):
+    run = trainer(few_digits, tmp_path / "run")
+    poison(run, where, {2, 3, 6})
+    assert run.run()
+    skips = [row for row in rows(tmp_path / "run") if "skipped" in row]
+    assert [(row["step"], row["skipped"]) for row in skips] == [(3, 1), (4, 2), (7, 3)]
+    assert skips[0]["images"] == run.batches.images_of(2) and len(skips[0]["images"]) == 16
+    assert [row["step"] for row in rows(tmp_path / "run") if "bpd" in row] == [1, 2, 5, 6, 8]
+    for name in ("model", "best"):
+        assert all(
+            t.isfinite().all() for t in read_tensors(run.out / f"{name}.safetensors").values()
+        )
+    assert "3 steps skipped as not finite" in (run.out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("where", "layer"),
+    [("loss", r"flow\.body\S* \(\w+\)"), ("gradient", "flow.encoder.first.bias")],
+)
+def test_too_many_in_a_row_end_the_run_with_a_diagnosis(few_digits, tmp_path, where, layer):
+    run = trainer(few_digits, tmp_path / "run", "train.skip_limit=2")
+    poison(run, where, range(5, 100))
+    with pytest.raises(InputError, match=rf"3 steps in a row .* up to step 8: .*{layer}") as error:
+        run.run()
+    assert "step-00000004.safetensors is whole" in str(error.value)
+    assert "\n" not in str(error.value)
+    kept = States(run.out / "state", 2).newest()
+    assert kept[2]["step"] == 4 and all(t.isfinite().all() for t in kept[1].values())
+    assert trainer(few_digits, tmp_path / "run").run()  # without the poison, it goes on
+
+
+def test_a_damaged_state_is_passed_over(few_digits, tmp_path, capsys):
+    whole = trainer(few_digits, tmp_path / "whole")
+    whole.run()
+    run = trainer(few_digits, tmp_path / "run")
+    run.run()
+    newest = States(run.out / "state", 2).file(8)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="step-00000008.*going back to the state before it"):
+        again = trainer(few_digits, tmp_path / "run")
+    assert again.step == 4 and again.run()
+    one, two = (read_tensors(f / "model.safetensors") for f in (whole.out, again.out))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    for file in States(run.out / "state", 2).files():
+        file.write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(InputError, match="none of the states"):
+        trainer(few_digits, tmp_path / "run")
+    for file in States(run.out / "state", 2).files():
+        file.unlink()
+    with pytest.raises(InputError, match="holds weights, but no state to continue from"):
+        trainer(few_digits, tmp_path / "run")
+
+
+def test_a_full_disk_leaves_the_state_before(few_digits, tmp_path):
+    """A limit on the size of files stands for the disk: the larger state of step 8 does not fit."""
+    run = trainer(few_digits, tmp_path / "run", "train.steps=4")
+    run.run()
+    before = {f.name: f.read_bytes() for f in (run.out / "state").iterdir()}
+    limit = 100_000
+    assert len(next(iter(before.values()))) > limit
+    command = [sys.executable, "tools/train.py", str(SRF16), *FEW]
+    done = subprocess.run(
+        [*command, f"data.name={few_digits}", f"out={run.out}"], cwd=ROOT, capture_output=True,
+        text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "cannot save step 8" in done.stderr
+    assert "step-00000004.safetensors is whole, and the same command continues" in done.stderr
+    assert {f.name: f.read_bytes() for f in (run.out / "state").iterdir()} == before
+    assert not list(run.out.rglob("*.part*"))
+    assert trainer(few_digits, run.out).run()
+
+
+def test_other_training_images_are_refused_unless_forced(few_digits, tmp_path):
+    with np.load(few_digits) as file:
+        arrays = dict(file)
+    data = tmp_path / "mine.npz"
+    np.savez(data, **arrays)
+    trainer(data, tmp_path / "run", "train.steps=4").run()
+    arrays["images"][17, 5, 5, 0] ^= 1  # one pixel
+    np.savez(data, **arrays)
+    with pytest.raises(InputError, match=r"no longer those that .*run was trained on"):
+        trainer(data, tmp_path / "run")
+    with pytest.raises(InputError, match="no longer those"):  # told by the configuration alone
+        trainer(data, tmp_path / "other", f"data.fingerprint={'0' * 64}")
+    forced = trainer(data, tmp_path / "run", "train.resume=force")
+    assert forced.step == 4 and forced.run()
+
+
+def test_held_out_images_that_are_training_images(few_digits, tmp_path):
+    with np.load(few_digits) as file:
+        arrays = {key: np.concatenate([file[key]] * 2) for key in ("images", "labels")}
+        np.savez(tmp_path / "twice.npz", **arrays, classes=file["classes"])
+    with pytest.raises(InputError, match=r"of 80 validation images .* training images too"):
+        trainer(tmp_path / "twice.npz", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert trainer(tmp_path / "twice.npz", tmp_path / "run", "data.allow_overlap=true").run()
+
+
+class Bomb:
+    """Unpickled, it leaves a file behind."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("/tmp/csrflow-was-executed"),)
+
+
+@pytest.mark.parametrize("damage", ["pickle", "torch.save", "too long a header", "other tensors"])
+def test_weights_of_another_kind_are_refused_and_never_executed(
+    few_digits, tmp_path, damage, monkeypatch
+):
+    run = trainer(few_digits, tmp_path / "run", "train.steps=1")
+    run.run()
+    mark = tmp_path / "executed"
+    monkeypatch.setattr(Bomb, "__reduce__", lambda self: (Path.touch, (mark,)))
+    for file in (run.out / "model.safetensors", *States(run.out / "state", 2).files()):
+        if damage == "pickle":
+            file.write_bytes(pickle.dumps(Bomb()))
+        elif damage == "torch.save":
+            torch.save({"flow": Bomb()}, file)
+        elif damage == "too long a header":
+            file.write_bytes(struct.pack("<Q", 2**40) + b"{}")
+        else:
+            file.write_bytes((few_digits.parent / "few.npz").read_bytes())
+    done = run_tool("likelihood", run.out, "--limit", 2)
+    assert done.returncode == 2 and "not a readable safetensors file" in done.stderr
+    assert done.stderr.count("\n") == 1
+    done = run_tool("train", SRF16, *FEW, f"data.name={few_digits}", f"out={run.out}")
+    assert done.returncode == 2 and "none of the states" in done.stderr
+    assert not mark.exists()
+
+
+def gigantic(file: Path) -> None:
+    """A valid PNG of 40,000 × 40,000 pixels in a few bytes: far more memory than anyone has."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 0, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b"")]
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_a_folder_of_all_that_can_be_wrong(tmp_path):
+    folder, source = tmp_path / "images", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(60):
+        pixels = source.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"good{i}.png")
+    picture = Image.fromarray(pixels)
+    picture.convert("CMYK").save(folder / "cmyk.jpg")
+    picture.convert("P").save(folder / "palette.gif")
+    picture.convert("RGBA").save(folder / "alpha.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
+    good = (folder / "good0.png").read_bytes()
+    (folder / "corrupt.png").write_bytes(good[:60] + bytes(40) + good[100:])
+    (folder / "truncated.png").write_bytes(good[: len(good) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("not an image")
+    (folder / "notes.txt").write_text("left alone")
+    gigantic(folder / "gigantic.png")
+    bad = ["corrupt.png", "empty.png", "gigantic.png", "text.jpg", "truncated.png"]
+    command = ["train", ROOT / "configs/cifar10/glow16.yaml", f"data.name={folder}"]
+    command += [f"out={tmp_path / 'run'}", "data.size=16", *FEW, "model.levels=1", "model.width=8"]
+    done = run_tool(*command)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"5 of 69 images cannot be read, first {folder}/{bad[0]}" in done.stderr
+    done = run_tool(*command, "data.skip_bad=true")
+    assert done.returncode == 0, done.stderr
+    named = set(re.findall(r"note: left out \S+/(\S+) \(", done.stdout))
+    assert named == set(bad) and not done.stderr
