@@ -8,7 +8,7 @@ from torch.autograd.functional import jacobian
 from stages.bijection import Chain, Conditioned, OnHalf, Squeezed, peel, unpeel
 from stages.coupling import Coupling, Injector, SplitPrior
 from stages.glow import glow
-from stages.linear import ActNorm, ChannelAffine, InvertibleConv, initialise
+from stages.linear import ActNorm, ChannelAffine, InvertibleConv, LUConv, initialise
 from stages.scale import LOG_SIGMA, scale_law, whitening
 from stages.srflow import srflow
 
@@ -34,6 +34,7 @@ def level(channels: int) -> Conditioned:
 BIJECTIONS = {
     "actnorm": (lambda c: ActNorm(c), 3, 0),
     "conv": (lambda c: InvertibleConv(c), 3, 0),
+    "conv as LU": (lambda c: LUConv(c), 4, 0),
     "coupling plain": (lambda c: Coupling(c, 8, PLAIN), 4, 0),
     "coupling squished": (lambda c: Coupling(c, 8, SQUISHED), 4, 0),
     "coupling symmetric": (lambda c: Coupling(c, 8, SYMMETRIC), 4, 0),
@@ -217,3 +218,18 @@ def test_algebra_stays_in_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         back = flow.decode(z)
     torch.testing.assert_close(back, x, rtol=0, atol=1e-4)
+
+
+def test_lu_starts_as_the_rotation_and_keeps_its_form():
+    torch.manual_seed(0)
+    dense = InvertibleConv(6).double()
+    torch.manual_seed(0)
+    lu = LUConv(6).double()
+    torch.testing.assert_close(lu.matrix()[0], dense.weight, rtol=0, atol=1e-6)
+    assert abs(lu.matrix()[1]) < 1e-5
+    randomise(lu, scale=1.0)
+    weight, log_det = lu.matrix()
+    torch.testing.assert_close(log_det, torch.linalg.slogdet(weight).logabsdet)
+    unpivoted = lu.permutation.T @ weight
+    torch.testing.assert_close(unpivoted[0], lu.upper.triu(1)[0] + torch.diag(
+        lu.sign * lu.log_size.exp())[0])  # fmt: skip

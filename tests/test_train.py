@@ -1,6 +1,7 @@
 """Training: it learns, resumes exactly, and is the same on one process and two."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -9,13 +10,18 @@ import time
 import pytest
 import torch
 from conftest import ROOT, TINY, launch, run_tool
+from first_gradients import first_gradients
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cascade.batches import Batches
 from cascade.config import load_config
 from cascade.stage import read_tensors
+from cascade.train import Trainer
 from cascade.watch import open_stage_images
+from stages import InputError
 
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
+FEW = [*TINY, "train.steps=3", "train.init_images=64", "train.validate_images=16"]
 
 
 def weights(folder):
@@ -146,6 +152,101 @@ def test_force_trains_anew(tmp_path):
         done = run_tool(*command, *extra)
         assert done.returncode == code, done.stderr
     assert json.loads((tmp_path / "r.json").read_text())["finished"] is True
+
+
+def trainer(data, out, *settings) -> Trainer:
+    return Trainer(load_config(SRF16, [*FEW, f"data.name={data}", f"out={out}", *settings]))
+
+
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys() and len(one) > 50
+    for name, a in one.items():
+        scale = a.abs().max().item()
+        torch.testing.assert_close(a, other[name], rtol=1e-3, atol=1e-4 * scale + 1e-8)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(few_digits, tmp_path):
+    one = first_gradients(trainer(few_digits, tmp_path / "one"))
+    four = trainer(few_digits, tmp_path / "four", "train.accumulate=4")
+    assert_close(one, first_gradients(four))
+
+
+def test_gradients_of_two_processes_are_those_of_the_joined_batch(few_digits, tmp_path):
+    one = first_gradients(trainer(few_digits, tmp_path / "one"))
+    overrides = [*FEW, f"data.name={few_digits}", f"out={tmp_path / 'two'}"]
+    done = launch(
+        "torchrun", "--standalone", "--nproc_per_node", "2", "tests/first_gradients.py",
+        tmp_path / "two.safetensors", SRF16, *overrides, "train.accumulate=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert_close(one, read_tensors(tmp_path / "two.safetensors"))
+
+
+def test_recomputing_and_lu_learn_alike(few_digits, tmp_path):
+    found = []
+    for name, more in (
+        ("plain", []),
+        ("other", ["train.memory=checkpoint", "model.permutation=lu"]),
+        ("bf16", ["train.precision=bf16"]),
+    ):
+        settings = [*FEW, f"data.name={few_digits}", f"out={tmp_path / name}", "train.steps=30"]
+        done = launch("python", "tools/train.py", SRF16, *settings, *more)
+        assert done.returncode == 0, done.stderr
+        log = (tmp_path / name / "metrics.jsonl").open()
+        found.append(json.loads(list(log)[-1])["validation_bpd"])
+    assert found[1:] == pytest.approx([found[0]] * 2, rel=0.02)
+
+
+def test_trackers_and_model_card(few_digits, tmp_path):
+    run = trainer(few_digits, tmp_path / "run", "train.trackers=[tensorboard]", "train.log_every=1")
+    assert run.run()
+    events = EventAccumulator(str(run.out / "logs" / "csrflow")).Reload()
+    rows = [json.loads(row) for row in (run.out / "metrics.jsonl").open()]
+    for key in ("bpd", "grad_norm", "validation_bpd"):
+        logged = [row[key] for row in rows if key in row]
+        assert [event.value for event in events.Scalars(key)] == pytest.approx(logged)
+    assert [event.step for event in events.Images("samples")] == [3]
+    card = (run.out / "README.md").read_text()
+    held_out = rows[-1]["validation_bpd"]
+    assert f"{held_out:.4f} bits/dim" in card and run.config.data.fingerprint[:16] in card
+    assert f"({next((run.out / 'samples').iterdir()).relative_to(run.out)})" in card
+    command = re.search(r"```sh\n(.*)\n```", card).group(1).split()
+    assert command[:3] == ["accelerate", "launch", "tools/train.py"]
+    done = run_tool("train", *command[3:])
+    assert done.returncode == 0, done.stderr
+    assert same(run.out, tmp_path / "run-again")
+
+
+def test_a_tracker_that_is_not_installed(few_digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs a package: pip install wandb"):
+        trainer(few_digits, tmp_path / "run", "train.trackers=[wandb]")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda f: f.stem)
+def test_every_configuration_is_careful(file):
+    config = load_config(file)
+    assert config.model.squish > 0 and config.train.warmup > 0 and config.train.clip <= 100
+    assert config.train.resume == "auto" and config.train.ema > 0
+
+
+def test_all_stages_of_a_folder(few_digits, tmp_path):
+    """One after the other; a stage that needs another one's weights waits for it."""
+    for name in ("glow8", "srf16"):
+        text = (ROOT / "configs" / "mnist5k" / f"{name}.yaml").read_text()
+        (tmp_path / f"{name}.yaml").write_text(text.replace("runs/mnist5k", str(tmp_path / "runs")))
+    with open(tmp_path / "srf16.yaml", "a") as file:
+        file.write(f"augment:\n  previous: {tmp_path / 'runs' / 'glow8'}\n  sigma: 0.1\n")
+    settings = [*TINY, "train.steps=2", f"data.name={few_digits}"]
+    shown = run_tool("train", "--all", tmp_path, *settings, "--dry-run").stdout.splitlines()
+    assert [f"/{name}.yaml" in line for name, line in zip(("glow8", "srf16"), shown, strict=True)]
+    assert not (tmp_path / "runs").exists()
+    done = launch("python", "tools/train.py", "--all", tmp_path, *settings)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "cascade.yaml").read_text().count("- ") == 2
+    done = launch("python", "tools/train.py", "--all", tmp_path, *settings, "train.resume=never")
+    assert done.returncode == 2
+    assert f"not trained: {tmp_path}/runs/glow8, {tmp_path}/runs/srf16" in done.stderr
 
 
 @pytest.mark.parametrize("stage", ["cifar10/srf32", "cifar10/glow32", "mnist5k/glow8"])

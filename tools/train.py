@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import cli
+import fleet
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,6 +24,10 @@ from stages import Flow
 
 def main() -> None:
     args = parse()
+    if args.all:
+        found = fleet.jobs(args.all, [args.config, *args.overrides] if args.config else [])
+        fleet.show(found) if args.dry_run else fleet.train(found)
+        return
     config = load_config(args.config, args.overrides)
     if args.dry_run:
         cli.say(description(config))
@@ -59,12 +64,18 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="YAML file of the stage")
+    parser.add_argument("config", nargs="?", help="YAML file of the stage")
     parser.add_argument("overrides", nargs="*", help="settings to change, as key=value")
-    parser.add_argument("--dry-run", action="store_true", help="describe the stage, do not train")
+    parser.add_argument("--dry-run", action="store_true", help="describe, do not train")
     parser.add_argument("--force", action="store_true", help="train a finished stage anew")
     parser.add_argument("--json", help="also write the last figures to this file")
-    return parser.parse_intermixed_args()
+    parser.add_argument("--all", metavar="FOLDER", help="train every stage of a folder of configs")
+    args = parser.parse_intermixed_args()
+    if not args.config and not args.all:
+        parser.error("give a stage's YAML file, or --all FOLDER")
+    if args.all and (args.force or args.json):
+        parser.error("--force and --json are for one stage")
+    return args
 
 
 def progress_bar() -> Progress:
