@@ -88,7 +88,7 @@ class Augmentation:
     """The frozen previous stage of one that trains, and how it disturbs that one's low images.
 
     What an image becomes is a function of (seed, step // refresh, the image, its label): the same
-    after a resume, and for any number of processes.
+    after a resume, and, but for rounding, for any number of processes.
     """
 
     def __init__(self, config: StageConfig, device: torch.device):
@@ -125,6 +125,7 @@ class Augmentation:
 
     def __call__(self, low: Tensor, label: Tensor | None, step: int) -> Disturbed:
         """Clean integer low images (B, C, h, w) → disturbed ones, for one training step."""
+        self.stage.chunk = len(low)  # always the same: a process's share of the batch
         block = step // self.augment.refresh
         if block != self.block:
             self.block, self.pool = block, {}

@@ -10,15 +10,17 @@ from torch import Tensor
 CHUNK = 16  # images that a net sees at once: fixed, since sums differ slightly with batch size
 
 
-def in_chunks(function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
-    """``function`` of the rows in chunks of exactly `CHUNK`, the last one padded with its last row.
+def in_chunks(
+    function: Callable[..., Tensor], *tensors: Tensor | None, size: int = CHUNK
+) -> Tensor:
+    """``function`` of the rows in chunks of exactly ``size``, the last one padded with its last row.
 
     So a row's result does not depend on how many rows there are, nor on which others.
     """
     count = len(tensors[0])
     results = []
-    for start in range(0, count, CHUNK):
-        rows = torch.arange(start, start + CHUNK).clamp(max=count - 1)
+    for start in range(0, count, size):
+        rows = torch.arange(start, start + size).clamp(max=count - 1)
         chunk = [None if t is None else t[rows.to(t.device)] for t in tensors]
-        results.append(function(*chunk)[: min(CHUNK, count - start)])
+        results.append(function(*chunk)[: min(size, count - start)])
     return torch.cat(results)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cascade.chunks import in_chunks
+from cascade.chunks import CHUNK, in_chunks
 from cascade.coding import Coding, coding
 from cascade.config import GlowModel, StageConfig, load_config
 from cascade.dequantise import centre
@@ -49,6 +49,7 @@ class Stage:
     flow: Flow
     digest: str = ""  # SHA-256 of its weights file
     autocast: bool = False  # whether its nets run in bfloat16
+    chunk: int = CHUNK  # images that it sees at once
     sigma: float = 0.0  # what it is told of its low image, if it was trained to listen
 
     @property
@@ -88,7 +89,7 @@ class Stage:
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         mixed = torch.autocast(weight.device.type, torch.bfloat16, enabled=self.autocast)
         with exact, mixed:
-            return in_chunks(function, *inputs).cpu()
+            return in_chunks(function, *inputs, size=self.chunk).cpu()
 
     def _told(self, low: Tensor) -> Tensor:
         if not self.config.augment.condition:
