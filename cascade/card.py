@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shlex
 from pathlib import Path
 
 from cascade.config import StageConfig
@@ -23,8 +24,15 @@ def write_card(config: StageConfig, flow: Flow, source: ImageSource, held_out: H
     data, train, model = config.data, config.train, config.model
     parameters = sum(p.numel() for p in flow.parameters())
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    last = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
-    skipped = max((row.get("skipped", 0) for row in last), default=0)
+    log = folder / "metrics.jsonl"
+    rows = [json.loads(row) for row in log.read_text().splitlines()] if log.is_file() else []
+    skipped = max((row.get("skipped", 0) for row in rows), default=0)
+    phases = ""
+    if train.pretrain_steps or train.frozen_steps:
+        phases = (
+            f"| encoder | {train.pretrain_steps:,} steps of super-resolution before, then frozen "
+            f"for the first {train.frozen_steps:,} |\n"
+        )
     given = f" given {data.size // 2}x{data.size // 2} ones" if model.kind == "srflow" else ""
     what = "Haar details" if model.pyramid == "haar" and model.kind == "srflow" else "images"
     pictures = sorted((folder / "samples").glob("*.png"))
@@ -35,6 +43,7 @@ def write_card(config: StageConfig, flow: Flow, source: ImageSource, held_out: H
             f"| low images | disturbed in the latents of {config.augment.previous}, "
             f"sigma {config.augment.sigma}, {config.augment.scaling} |\n"
         )
+    command = shlex.join([str(folder / "config.yaml"), f"out={folder}-again"])
     text = f"""# {folder.name}
 
 A {model.kind} of {data.size}x{data.size} {what}{given}, {parameters:,} parameters, \
@@ -45,7 +54,7 @@ A {model.kind} of {data.size}x{data.size} {what}{given}, {parameters:,} paramete
 | data | {data.name}, split {data.split}: {len(source):,} images, SHA-256 {data.fingerprint[:16]} |
 | training | {train.steps:,} steps of {train.batch_size} images, seed {config.seed}, precision \
 {train.precision}, {skipped} steps skipped as not finite |
-{disturbed}| held out | {held_out.bpd(flow):.4f} bits/dim |
+{phases}{disturbed}| held out | {held_out.bpd(flow):.4f} bits/dim |
 | made with | {versions}, Python {platform.python_version()} |
 
 Held out: this stage's own bits/dim, of what it models given the real image of half the size, on
@@ -57,7 +66,7 @@ for that, run `tools/likelihood.py` on the cascade's folder.
 images, `config.yaml` every setting. To train it again:
 
 ```sh
-accelerate launch tools/train.py {folder / "config.yaml"} out={folder}-again
+accelerate launch tools/train.py {command}
 ```
 """
     with whole(folder / "README.md") as aside:

@@ -13,7 +13,7 @@ CHUNK = 16  # images that a net sees at once: fixed, since sums differ slightly 
 def in_chunks(
     function: Callable[..., Tensor], *tensors: Tensor | None, size: int = CHUNK
 ) -> Tensor:
-    """``function`` of the rows in chunks of exactly ``size``, the last one padded with its last row.
+    """``function`` of the rows in chunks of ``size``, the last one padded with its last row.
 
     So a row's result does not depend on how many rows there are, nor on which others.
     """

@@ -185,7 +185,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
             raise InputError(f"{override!r} is not of the form key=value")
     try:
         given, changes = OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
-        if OmegaConf.select(changes, "augment.sigma") is not None and "augment" in given:
+        if OmegaConf.select(changes, "augment.sigma") is not None and given.get("augment"):
             given.augment.pop("sigma", None)  # a schedule is replaced, not added to
         given = OmegaConf.merge(given, changes)
         kind = OmegaConf.select(given, "model.kind")
@@ -220,6 +220,11 @@ def check_resumable(old: StageConfig, new: StageConfig) -> None:
                     f"{new.out} was trained with {name}={getattr(before, key, None)}, now it is "
                     f"{getattr(now, key)}; use another out=, or --force to start anew"
                 )
+    if bool(old.train.ema) != bool(new.train.ema):
+        raise InputError(
+            f"{new.out} was trained with train.ema={old.train.ema}; averaging can be neither begun "
+            "nor ended later: use another out=, or --force to start anew"
+        )
 
 
 def check(config: StageConfig) -> None:
@@ -237,7 +242,9 @@ def check(config: StageConfig) -> None:
         ("data.bits", data.bits <= 8, "be at most 8"),
         ("data.channels", data.channels in (1, 3), "be 1 or 3"),
         ("train.ema", 0 <= train.ema < 1, "lie in [0, 1)"),
+        ("seed", 0 <= config.seed < 2**63, "be a whole number from 0, below 2^63"),
         ("train.lr", train.lr > 0, "be above 0"),
+        ("train.weight_decay", train.weight_decay >= 0, "not be below 0"),
         ("train.pretrain_lr", train.pretrain_lr > 0, "be above 0"),
         ("train.clip", train.clip > 0, "be above 0"),
         (
@@ -262,6 +269,8 @@ def check(config: StageConfig) -> None:
     check_sigma(config.augment.sigma)
     if config.augment.previous is None and (config.augment.sigma or config.augment.condition):
         raise InputError("augment needs augment.previous, the folder of the stage below")
+    if config.augment.previous and Path(config.augment.previous) == Path(config.out):
+        raise InputError("augment.previous is the stage below, not this one")
     if config.augment.previous and config.model.kind == "glow":
         raise InputError("augment.previous is for a stage that has one below it, not for a Glow")
     if (train.pretrain_steps or train.frozen_steps) and config.model.kind == "glow":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -84,7 +85,8 @@ def part_by_name(names: Sequence[str], split: str) -> Tensor:
     if split == "all":
         return torch.arange(len(names))
     first, last = CUTS[split]
-    places = [int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names]
+    digests = [hashlib.sha256(os.fsencode(name)).hexdigest() for name in names]
+    places = [int(digest[:8], 16) / 2**32 for digest in digests]
     return torch.tensor([i for i, p in enumerate(places) if first <= p < last], dtype=torch.int64)
 
 

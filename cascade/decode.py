@@ -25,6 +25,8 @@ def decode(file: Path | BytesIO, channels: int, resize: int | None, crop: int | 
         raise ValueError("not an image of a known format") from None
     with opened:
         image = ImageOps.exif_transpose(opened)
+        if image.mode == "F" or (image.mode == "I" and opened.format != "PNG"):
+            raise ValueError("values of 32 bits, whose range is anyone's guess")
         if image.mode.startswith("I"):  # 16 bits a value: keep the upper 8
             image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
         image = image.convert("L" if channels == 1 else "RGB")

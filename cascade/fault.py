@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,18 @@ from torch import Tensor, nn
 LARGEST = 3  # layers named
 
 
-def explain(module: nn.Module, *inputs: Tensor | None) -> str:
-    """Which layer is at fault, in one line: run ``module`` again and look at every output.
+@dataclass
+class Fault:
+    """What is wrong, in one line; the least ``severity`` is closest to the cause."""
 
-    Call it while the gradients of the step at fault are still there.
+    severity: int
+    text: str
+
+
+def explain(module: nn.Module, *inputs: Tensor | None) -> Fault:
+    """Which layer is at fault: run ``module`` again and look at every output and gradient.
+
+    Call it while the gradients of the step at fault are still there, not clipped.
     """
     with torch.no_grad(), _largest_outputs(module) as found:
         module(*inputs)
@@ -25,11 +34,13 @@ def explain(module: nn.Module, *inputs: Tensor | None) -> str:
             before = [n for n in found if found[n] < float("inf")]
             tops = sorted(before, key=lambda n: -found[n])[:LARGEST]
             largest = ", ".join(f"{n} {found[n]:.1e}" for n in tops) or "none"
-            return f"first not finite: the output of {name}; largest finite outputs: {largest}"
+            text = f"first not finite: the output of {name}; largest finite outputs: {largest}"
+            return Fault(0, text)
     for name, parameter in module.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
-            return f"all outputs are finite, the gradient of {name} is not; largest: {largest}"
-    return f"outputs and gradients are finite, their norm is not; largest outputs: {largest}"
+            text = f"all outputs are finite, the gradient of {name} is not; largest: {largest}"
+            return Fault(1, text)
+    return Fault(2, f"outputs and gradients are finite, their norm not; largest: {largest}")
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what JSON can hold."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,3 +30,12 @@ def whole(file: str | Path) -> Iterator[Path]:
             os.close(folder)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def finite(value: object) -> object:
+    """The same figures for JSON, which knows neither nan nor infinity: None in their place."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -85,7 +87,7 @@ class FileImages:
         try:
             return decode(file, self.shape[0], self.resize, self.crop)
         except UNREADABLE as error:
-            raise InputError(f"cannot read image {file}: {error}") from None
+            raise InputError(f"cannot read image {_shown(file)}: {error}") from None
 
     def name(self, index: int) -> str:
         """The file an image comes from."""
@@ -125,7 +127,7 @@ def open_folder(
     Every file is decoded once here, so that a damaged one is found before work starts:
     `InputError` names it, or with ``skip_bad`` it is left out and counted.
     """
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in EXTENSIONS)
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
     if not files:
         raise InputError(f"folder {folder} holds no images ({', '.join(sorted(EXTENSIONS))})")
     good, shapes, digests, problems = [], {}, [], []
@@ -141,7 +143,7 @@ def open_folder(
     with ThreadPoolExecutor(8) as pool:
         for file, found in zip(files, pool.map(inspect, files), strict=True):
             if isinstance(found, Exception):
-                problems.append(f"{file} ({found})")
+                problems.append(f"{_shown(file)} ({found})")
             else:
                 shape, digest = found
                 good.append(file)
@@ -167,13 +169,18 @@ def open_folder(
     return FileImages(good, shape, resize, None, labels, classes, problems, digests)
 
 
+def _shown(file: Path) -> str:
+    """A file's name in one line of text that can be printed, whatever its bytes."""
+    return " ".join(os.fsencode(file).decode(errors="replace").splitlines())
+
+
 def open_npz(file: Path, channels: int, resize: int | None = None) -> ArrayImages:
     """``images`` (N, H, W[, C]) uint8, and ``labels`` (N,) and ``classes`` where present."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays.get("labels")
             classes = [str(name) for name in arrays.get("classes", [])]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error) as error:
         raise InputError(f"cannot read {file}: {error}; it needs an array 'images'") from None
     if images.ndim == 3:
         images = images[..., None]

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from cascade.config import StageConfig
-from cascade.files import whole
+from cascade.files import finite, whole
 from stages import InputError
 
 
@@ -29,12 +29,13 @@ class Log:
         if accelerator.is_main_process and self.file.is_file():
             self._rewind(step)
         settings = {f"{part}.{key}": str(value) for part, key, value in _settings(config)}
-        accelerator.init_trackers("csrflow", settings)
+        again = {"purge_step": step + 1} if step else {}
+        accelerator.init_trackers("csrflow", settings, {"tensorboard": again})
 
     def _rewind(self, step: int) -> None:
         """Drop rows after a step, which will be written again, and one that was cut off."""
         rows = self.file.read_text().splitlines(keepends=True)
-        kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= step]
+        kept = [row for row in rows if _step(row) <= step]
         with whole(self.file) as aside:
             aside.write_text("".join(kept))
 
@@ -42,7 +43,7 @@ class Log:
         """Add a row, which has a ``step``."""
         if self.accelerator.is_main_process:
             with open(self.file, "a") as file:
-                file.write(json.dumps(row, allow_nan=False) + "\n")
+                file.write(json.dumps(finite(row), allow_nan=False) + "\n")
             numbers = {k: v for k, v in row.items() if isinstance(v, float | int) and k != "step"}
             self.accelerator.log(numbers, step=row["step"])
 
@@ -55,6 +56,14 @@ class Log:
     def close(self) -> None:
         """Finish what trackers have not written yet."""
         self.accelerator.end_training()
+
+
+def _step(row: str) -> float:
+    """The step of a row; beyond all steps where it was cut off or damaged."""
+    try:
+        return json.loads(row)["step"] if row.endswith("\n") else float("inf")
+    except (ValueError, TypeError, KeyError):
+        return float("inf")
 
 
 FORMAT = {"tensorboard": {"dataformats": "NHWC"}}

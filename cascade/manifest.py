@@ -107,7 +107,10 @@ def register(folder: Path) -> str:
     before. Otherwise (two bases, say) what stands is left alone: the choice is the user's.
     """
     manifest = folder.resolve().parent / MANIFEST
-    listed = _listed(manifest.parent).names if manifest.is_file() else []
+    try:
+        listed = _listed(manifest.parent).names if manifest.is_file() else []
+    except InputError as error:
+        return f"{manifest} is left alone: {error}"
     if folder.resolve().name in listed:
         return f"{manifest} lists {', '.join(listed)}"
     configs = _trained_beside(manifest.parent)

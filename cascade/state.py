@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from cascade.stage import load_weights, read_tensors, write_tensors
 from stages import InputError, Remark
 
+COUNTS = ("step", "phase", "best", "skipped")
+
 
 def save_state(
     file: Path,
@@ -62,13 +64,14 @@ class States:
     def __init__(self, folder: Path, keep: int):
         self.folder = folder
         self.keep = keep
+        self.damaged: set[Path] = set()
 
     def file(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}.safetensors"
 
     def files(self) -> list[Path]:
-        """Whole states, newest first."""
-        return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
+        """The states, newest first, but for those found damaged."""
+        return sorted(set(self.folder.glob("step-*.safetensors")) - self.damaged, reverse=True)
 
     def newest(self) -> tuple[Path, dict[str, Tensor], dict[str, float]] | None:
         """The newest state that can be read: file, tensors, counts; None where there is none.
@@ -79,11 +82,12 @@ class States:
         for file in files:
             try:
                 tensors = read_tensors(file)
-            except InputError as error:
-                remark = f"{error}; going back to the state before it"
+                counts = {name: tensors[f"count/{name}"].item() for name in COUNTS}
+            except (InputError, KeyError) as error:
+                self.damaged.add(file)
+                remark = f"{file} cannot be used ({error}); going back to the state before it"
                 warnings.warn(remark, Remark, stacklevel=2)
                 continue
-            counts = {k[6:]: v.item() for k, v in tensors.items() if k.startswith("count/")}
             return file, tensors, counts
         if files:
             raise InputError(
@@ -92,6 +96,7 @@ class States:
         return None
 
     def prune(self) -> None:
-        """Remove all but the newest states."""
-        for file in self.files()[self.keep :]:
-            file.unlink()
+        """Remove all but the newest states that are sound."""
+        for file in [*self.files()[self.keep :], *self.damaged]:
+            file.unlink(missing_ok=True)
+        self.damaged.clear()

@@ -8,6 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # set by launchers alone
+PARENT = os.getppid()
+
+
+def orphaned() -> bool:
+    """Whether the launcher that started this process has ended.
+
+    Also where it ended before this module was loaded: then process 1, of another session, has taken
+    its place. (torchrun gives each process a session of its own, which tells nothing.)
+    """
+    if not any(name in os.environ for name in LAUNCHED):
+        return False
+    adopted = PARENT == 1 and os.getsid(0) != os.getsid(1)
+    return os.getppid() != PARENT or (adopted and "TORCHELASTIC_RUN_ID" not in os.environ)
 
 
 @contextmanager
@@ -20,10 +33,8 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     seen = []
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: seen.append(True)) for number in numbers]
-    launched = any(name in os.environ for name in LAUNCHED)
-    parent = os.getppid()
     try:
-        yield lambda: bool(seen) or (launched and os.getppid() != parent)
+        yield lambda: bool(seen) or orphaned()
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import ProjectConfiguration, gather_object
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from cascade.augment import Augmentation
 from cascade.batches import Batch, Batches
@@ -21,8 +22,8 @@ from cascade.card import write_card
 from cascade.config import StageConfig, check_resumable, load_config, save_config
 from cascade.dequantise import centre, quantise
 from cascade.fault import explain
+from cascade.folder import StageFolder
 from cascade.images import fingerprint
-from cascade.lock import Lock
 from cascade.logs import Log, check_trackers
 from cascade.manifest import register
 from cascade.optimise import averaged, learning_rate, optimiser
@@ -31,9 +32,10 @@ from cascade.stage import build, weights_digest, with_sigma, write_tensors
 from cascade.state import States, load_state, save_state
 from cascade.stopping import stop_requests
 from cascade.watch import HeldOut, open_stage_images
-from stages import Flow, InputError, StageLoss, initialise
+from stages import Flow, InputError, SaidElsewhere, StageLoss, initialise
 
 Watch = Callable[[int, dict[str, object]], None]
+Result = TypeVar("Result")
 
 
 class Trainer:
@@ -55,16 +57,14 @@ class Trainer:
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        if train.batch_size % (processes * train.accumulate):
-            parts = f" of {train.accumulate} parts each" * (train.accumulate > 1)
-            raise InputError(
-                f"train.batch_size={train.batch_size} does not divide among {processes} "
-                f"process{'es' * (processes > 1)}{parts}"
-            )
+        self._agree(self._check_batch)
         self.augmentation = None
-        labelled = self._open_data()
+        first = self.accelerator.is_local_main_process  # one process a machine downloads
+        labelled = self._agree(lambda: first and self._open_data())
+        labelled |= self._agree(lambda: not first and self._open_data())
         self.batches = Batches(self.source, config, rank, processes, labelled)
 
+        self.folder = StageFolder(self.out)
         self.states = States(self.out / "state", train.keep)
         self.phases = phases(config)
         self.phase: Phase | None = None
@@ -83,12 +83,20 @@ class Trainer:
         if self.accelerator.is_main_process:
             save_config(config, self.out / "config.yaml")
 
+    def _check_batch(self) -> None:
+        train, processes = self.config.train, self.accelerator.num_processes
+        if train.batch_size % (processes * train.accumulate):
+            parts = f" of {train.accumulate} parts each" * (train.accumulate > 1)
+            raise InputError(
+                f"train.batch_size={train.batch_size} does not divide among {processes} "
+                f"process{'es' * (processes > 1)}{parts}"
+            )
+
     def _open_data(self) -> bool:
         """Open and check the images, and the stage below where it is needed; are labels needed?"""
         config, device = self.config, self.accelerator.device
-        with self.accelerator.local_main_process_first():  # one process downloads
-            self.source = open_stage_images(config, config.data.split)
-            self.held_out = HeldOut(config, device)
+        self.source = open_stage_images(config, config.data.split)
+        self.held_out = HeldOut(config, device)
         config.data.classes = list(self.source.classes)
         labelled = bool(config.model.classes)
         if labelled:
@@ -127,30 +135,41 @@ class Trainer:
 
     def _open_folder(self, anew: bool) -> None:
         """Take the stage folder, and continue from its newest state, if it has one."""
-        main, created = self.accelerator.is_main_process, not self.out.exists()
-        self._lock = Lock(self.out) if main else None
+        main = self.accelerator.is_main_process
         try:
-            if main:
-                for half_written in self.out.rglob(".*.part*"):  # by a run that was killed
-                    half_written.unlink()
-                if anew:
-                    remove_stage(self.out)
-            self.accelerator.wait_for_everyone()
-            if found := self.states.newest():
-                self._resume(*found)
-            elif (self.out / "model.safetensors").is_file():
-                raise InputError(
-                    f"{self.out} holds weights, but no state to continue from; use another out=, "
-                    "or --force to start anew"
-                )
-            else:
-                self._enter(self.phases[0])
-            self.accelerator.wait_for_everyone()  # all have read before the first writes
+            self._agree(lambda: self.folder.take(anew) if main else None)
+            self._agree(self._continue)
         except BaseException:
-            self._release()
-            if created:
-                shutil.rmtree(self.out)
+            self.folder.release(discard=True)
             raise
+
+    def _continue(self) -> None:
+        if found := self.states.newest():
+            self._resume(*found)
+        elif (self.out / "model.safetensors").is_file():
+            raise InputError(
+                f"{self.out} holds weights, but no state to continue from; use another out=, "
+                "or --force to start anew"
+            )
+        else:
+            self._enter(self.phases[0])
+
+    def _agree(self, work: Callable[[], Result]) -> Result:
+        """``work()`` on every process; an `InputError` of any becomes one of all, said once."""
+        result, error = None, None
+        try:
+            result = work()
+        except InputError as caught:
+            error = caught
+        if self.accelerator.num_processes > 1:
+            messages = gather_object([error and str(error)])
+            first = next((message for message in messages if message), None)
+            if first:
+                main = self.accelerator.is_main_process
+                raise (InputError if main else SaidElsewhere)(first) from error
+        elif error:
+            raise error
+        return result
 
     def _resume(self, file: Path, tensors: dict[str, Tensor], counts: dict[str, float]) -> None:
         if self.config.train.resume == "never":
@@ -162,13 +181,13 @@ class Trainer:
         load_state(tensors, file, self._modules, self.optimizer)
         if self.phase.name == "frozen":
             self.frozen = weights_digest(self.loss.flow.encoder)
+        if counts["step"] > self.steps:
+            raise InputError(
+                f"{self.out} has reached step {counts['step']:.0f}, train.steps asks for "
+                f"{self.steps}; use another out=, or --force to start anew"
+            )
         self.step, self.skipped = int(counts["step"]), int(counts["skipped"])
         self.best = counts["best"]
-
-    def _release(self) -> None:
-        if self._lock:
-            self._lock.release()
-            self._lock = None
 
     def _enter(self, phase: Phase) -> None:
         """Make ready what a phase trains, from the weights that the phase before it left."""
@@ -226,18 +245,20 @@ class Trainer:
         try:
             with stop_requests() as asked:
                 finished = self._loop(asked, watch)
+            if self.augmentation:
+                self.augmentation.verify()
+            self.log.close()
+            return finished
         except RuntimeError as error:
             if self.accelerator.num_processes == 1 or not _lost_a_process(error):
                 raise
             raise InputError(
                 f"lost another process of this run at step {self.step}; {self._last_state()}"
             ) from error
+        except OSError as error:
+            raise InputError(f"at step {self.step}: {error}; {self._last_state()}") from error
         finally:
-            self._release()
-        if self.augmentation:
-            self.augmentation.verify()
-        self.log.close()
-        return finished
+            self.folder.release()
 
     def _loop(self, asked: Callable[[], bool], watch: Watch) -> bool:
         train, first, started = self.config.train, self.step, time.perf_counter()
@@ -245,22 +266,24 @@ class Trainer:
             self._enter_what_is_due()
             metrics = self._train_step(batch)
             self.step += 1
-            stopping = self._any_process(asked())
-            saving = stopping or self.step % train.save_every == 0 or self.step == self.steps
+            stopping, last = self._any_process(asked()), self.step == self.steps
+            sound = not self.in_a_row  # or the weights themselves may be what is wrong
+            saving = last or (sound and self.step % train.save_every == 0)
             if metrics and (saving or self.step % train.log_every == 0):
                 seconds = time.perf_counter() - started
                 metrics["images_per_s"] = (self.step - first) * train.batch_size / seconds
-                self._record(metrics, saving and not stopping, watch)
+                self._record(metrics, saving, watch)
             flow_is_on = self.phase.name != "encoder"
-            if flow_is_on and (self.step % train.sample_every == 0 or self.step == self.steps):
+            if flow_is_on and (last or self.step % train.sample_every == 0):
                 self._picture()
-            if saving:
+            if saving or (stopping and sound):
                 self._save()
-            if stopping:
+            if stopping and not last:
                 return False
         if self._enter_what_is_due() or not self.states.files():
             self._save()
         if self.accelerator.is_main_process:
+            self._publish()
             write_card(self.config, self.flow, self.source, self.held_out)
         return True
 
@@ -304,10 +327,12 @@ class Trainer:
                 self.accelerator.backward(loss / len(parts))
             for key, value in found.items():
                 metrics[key] = metrics.get(key, 0.0) + value / len(parts)
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), train.clip)
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        norm = get_total_norm(gradients, foreach=True)
         if self._any_process(not (sum(metrics.values()) + norm).isfinite()):
             self._skip(batch)
             return None
+        clip_grads_with_norm_(self.module.parameters(), train.clip, norm, foreach=True)
         self.in_a_row = 0
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -320,16 +345,19 @@ class Trainer:
         self.skipped += 1
         self.in_a_row += 1
         images = self.batches.images_of(self.step)
-        row = {"step": self.step + 1, "skipped": self.skipped, "images": images}
-        self.log.write(row)
-        stopping = self.in_a_row > self.config.train.skip_limit
-        why = explain(self.module, *self._inputs(batch)) if stopping else ""
+        self.log.write({"step": self.step + 1, "skipped": self.skipped, "images": images})
+        if self.in_a_row > self.config.train.skip_limit:
+            self._agree(lambda: self._give_up(batch))
         self.optimizer.zero_grad()
-        if stopping:
-            raise InputError(
-                f"{self.in_a_row} steps in a row were not finite, up to step {self.step + 1}: "
-                f"{why}; lower train.lr or train.clip; {self._last_state()}"
-            )
+
+    def _give_up(self, batch: Batch) -> None:
+        found = explain(self.module, *self._inputs(batch))
+        reasons = gather_object([found]) if self.accelerator.num_processes > 1 else [found]
+        culprit = min(reasons, key=lambda reason: reason.severity)
+        raise InputError(
+            f"{self.in_a_row} steps in a row were not finite, up to step {self.step + 1}: "
+            f"{culprit.text}; lower train.lr or train.clip; {self._last_state()}"
+        )
 
     def _inputs(self, batch: Batch) -> tuple[Tensor | None, ...]:
         return (batch.low,) if self.phase.name == "encoder" else batch.parts
@@ -383,33 +411,19 @@ class Trainer:
             "best": self.best,
             "skipped": self.skipped,
         }
-        try:
-            if self.improved:
-                write_tensors(self.flow.state_dict(), self.out / "best.safetensors")
-                self.improved = False
-            save_state(self.states.file(self.step), self._modules, self.optimizer, counts)
-            if self.phase.name != "encoder":
-                write_tensors(self.flow.state_dict(), self.out / "model.safetensors")
-                register(self.out)
-        except OSError as error:
-            raise InputError(
-                f"cannot save step {self.step}: {error}; {self._last_state()}"
-            ) from None
-        self.states.prune()
+        if self.improved:
+            write_tensors(self.flow.state_dict(), self.out / "best.safetensors")
+            self.improved = False
+        save_state(self.states.file(self.step), self._modules, self.optimizer, counts)
+        self._publish()
+        if not self.in_a_row:
+            self.states.prune()
 
-
-def remove_stage(folder: Path) -> None:
-    """Delete what training wrote into a stage folder, and nothing else."""
-    for name in (
-        "model.safetensors",
-        "best.safetensors",
-        "metrics.jsonl",
-        "config.yaml",
-        "README.md",
-    ):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("state", "samples", "logs"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    def _publish(self) -> None:
+        """Write the weights to use, and list the stage in the cascade beside it."""
+        if self.phase.name != "encoder":
+            write_tensors(self.flow.state_dict(), self.out / "model.safetensors")
+            register(self.out)
 
 
 def _lost_a_process(error: RuntimeError) -> bool:

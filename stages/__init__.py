@@ -1,7 +1,7 @@
 """One stage of a cascade: bijections, the nets inside them, Glow and SRFlow."""
 
 from stages.bijection import Bijection, Chain, OnHalf, Squeezed
-from stages.errors import InputError, Remark
+from stages.errors import InputError, Remark, SaidElsewhere
 from stages.flow import Flow, StageLoss
 from stages.glow import glow
 from stages.linear import initialise
@@ -14,6 +14,7 @@ __all__ = [
     "InputError",
     "OnHalf",
     "Remark",
+    "SaidElsewhere",
     "Squeezed",
     "StageLoss",
     "glow",

@@ -5,5 +5,9 @@ class InputError(ValueError):
     """Bad input: says what was wrong, where, and what to do, in one line."""
 
 
+class SaidElsewhere(InputError):
+    """An `InputError` that another process of the same run reports."""
+
+
 class Remark(UserWarning):
     """Not an error, but something a user should know, in one line."""

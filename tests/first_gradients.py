@@ -21,7 +21,7 @@ def first_gradients(run: Trainer) -> dict[str, Tensor]:
 
     run.optimizer.step = look
     run._train_step(run.batches(0))
-    run._release()
+    run.folder.release()
     return seen
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, run_tool
+from conftest import ROOT, TINY, launch, run_tool
 from PIL import Image
 
 from cascade.config import load_config
+from cascade.lock import Lock
 from cascade.stage import read_tensors
 from cascade.state import States
 from cascade.train import Trainer
@@ -35,8 +36,8 @@ def rows(out):
     return [json.loads(row) for row in (out / "metrics.jsonl").open()]
 
 
-def poison(run: Trainer, where, steps) -> None:
-    """Make some steps' loss or gradient infinite or not a number."""
+def poison(run: Trainer, where, steps, value=float("inf")) -> None:
+    """Make some steps' loss not a number, or the gradient of one parameter ``value``."""
     plain = run._disturbed
 
     def poisoned(batch):
@@ -48,7 +49,7 @@ def poison(run: Trainer, where, steps) -> None:
     run._disturbed = poisoned
     if where == "gradient":
         bias = run.loss.flow.encoder.first.bias
-        bias.register_hook(lambda g: g * float("inf") if run.step in steps else g)
+        bias.register_hook(lambda g: g * value if run.step in steps else g)
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -68,18 +69,23 @@ def test_a_step_that_is_not_finite_is_skipped_and_logged(few_digits, tmp_path, w
 
 
 @pytest.mark.parametrize(
-    ("where", "layer"),
-    [("loss", r"flow\.body\S* \(\w+\)"), ("gradient", "flow.encoder.first.bias")],
+    ("where", "value", "layer"),
+    [
+        ("loss", 0, r"flow\.body\S* \(\w+\)"),
+        ("gradient", float("inf"), "gradient of flow.encoder.first.bias"),
+        ("gradient", float("nan"), "gradient of flow.encoder.first.bias"),
+    ],
 )
-def test_too_many_in_a_row_end_the_run_with_a_diagnosis(few_digits, tmp_path, where, layer):
-    run = trainer(few_digits, tmp_path / "run", "train.skip_limit=2")
-    poison(run, where, range(5, 100))
+def test_too_many_in_a_row_end_the_run_with_a_diagnosis(few_digits, tmp_path, where, value, layer):
+    settings = ["train.skip_limit=2", "train.save_every=1", "train.keep=1"]
+    run = trainer(few_digits, tmp_path / "run", *settings)
+    poison(run, where, range(5, 100), value)
     with pytest.raises(InputError, match=rf"3 steps in a row .* up to step 8: .*{layer}") as error:
         run.run()
-    assert "step-00000004.safetensors is whole" in str(error.value)
+    assert "step-00000005.safetensors is whole" in str(error.value)
     assert "\n" not in str(error.value)
     kept = States(run.out / "state", 2).newest()
-    assert kept[2]["step"] == 4 and all(t.isfinite().all() for t in kept[1].values())
+    assert kept[2]["step"] == 5 and all(t.isfinite().all() for t in kept[1].values())
     assert trainer(few_digits, tmp_path / "run").run()  # without the poison, it goes on
 
 
@@ -105,6 +111,104 @@ def test_a_damaged_state_is_passed_over(few_digits, tmp_path, capsys):
         trainer(few_digits, tmp_path / "run")
 
 
+def test_a_damaged_state_does_not_count_among_those_kept(few_digits, tmp_path):
+    trainer(few_digits, tmp_path / "run").run()
+    states = States(tmp_path / "run" / "state", 2)
+    states.file(8).write_bytes(b"cut off")
+    settings = ["train.keep=1", "train.steps=6", "train.save_every=2"]
+    with pytest.warns(UserWarning, match="going back"):
+        run = trainer(few_digits, tmp_path / "run", *settings)
+    assert run.run() and states.files() == [states.file(6)]
+    assert trainer(few_digits, tmp_path / "run", *settings).run()
+
+
+def test_killed_in_the_last_save_the_weights_are_still_written(few_digits, tmp_path):
+    trainer(few_digits, tmp_path / "whole").run()
+    run = trainer(few_digits, tmp_path / "cut")
+    publish = run._publish
+
+    def killed_at_the_end():
+        if run.step == 8:
+            raise KeyboardInterrupt
+        publish()
+
+    run._publish = killed_at_the_end
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert States(run.out / "state", 2).newest()[2]["step"] == 8
+    again = trainer(few_digits, tmp_path / "cut")
+    assert again.step == 8 and again.run()
+    one, two = (read_tensors(tmp_path / f / "model.safetensors") for f in ("whole", "cut"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert (run.out / "README.md").is_file()
+
+
+def test_a_validation_that_is_not_finite(few_digits, tmp_path):
+    run = trainer(few_digits, tmp_path / "run")
+    run.held_out.batch.target[0] = float("nan")
+    assert run.run()
+    validated = [row["validation_bpd"] for row in rows(run.out) if "validation_bpd" in row]
+    assert validated == [None, None] and not (run.out / "best.safetensors").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(few_digits, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("my notes")
+    command = ["train", SRF16, *FEW, f"data.name={few_digits}", f"out={tmp_path / 'mine'}"]
+    for extra in ([], ["--force"]):
+        done = run_tool(*command, *extra)
+        assert done.returncode == 2 and "holds files that are not a stage's" in done.stderr
+    assert (tmp_path / "mine" / "README.md").read_text() == "my notes"
+    assert [f.name for f in (tmp_path / "mine").iterdir()] == ["README.md"]
+    done = run_tool(*command[:-1], f"out={few_digits}")
+    assert done.returncode == 2 and "is a file; name a folder" in done.stderr
+
+
+def test_force_keeps_what_is_not_the_stage_s(few_digits, tmp_path):
+    command = ["train", SRF16, *FEW, f"data.name={few_digits}", f"out={tmp_path / 'run'}"]
+    assert run_tool(*command).returncode == 0
+    (tmp_path / "run" / "samples" / "holiday.jpg").write_bytes(b"mine")
+    assert run_tool(*command, "--force", "model.width=8").returncode == 0
+    assert (tmp_path / "run" / "samples" / "holiday.jpg").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.steps=3", "has reached step 8, train.steps asks for 3"),
+        ("train.ema=0", "averaging can be neither begun nor ended later"),
+        ("train.weight_decay=-1", "train.weight_decay must not be below 0"),
+        ("seed=99999999999999999999999", "seed"),
+    ],
+)
+def test_what_a_run_cannot_be_continued_with(few_digits, tmp_path, change, message):
+    trainer(few_digits, tmp_path / "run").run()
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    done = run_tool(
+        "train", SRF16, *FEW, f"data.name={few_digits}", f"out={tmp_path / 'run'}", change
+    )
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "wrong", ["data.name=nowhere", "train.batch_size=15", "data.fingerprint=0", "locked"]
+)
+def test_bad_input_is_said_once_by_two_processes(few_digits, tmp_path, wrong):
+    setting, held = [wrong], None
+    if wrong == "locked":
+        setting, held = [], Lock(tmp_path / "run")
+    done = launch(
+        "torchrun", "--standalone", "--nproc_per_node", "2", "tools/train.py", SRF16, *FEW,
+        f"data.name={few_digits}", f"out={tmp_path / 'run'}", *setting,
+    )  # fmt: skip
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0 and len(lines) == 1, done.stderr
+    assert "cli.run(main)" not in done.stderr  # no traceback of ours
+    if held:
+        held.release()
+
+
 def test_a_full_disk_leaves_the_state_before(few_digits, tmp_path):
     """A limit on the size of files stands for the disk: the larger state of step 8 does not fit."""
     run = trainer(few_digits, tmp_path / "run", "train.steps=4")
@@ -118,7 +222,7 @@ def test_a_full_disk_leaves_the_state_before(few_digits, tmp_path):
         text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "cannot save step 8" in done.stderr
+    assert "error: at step 8: cannot write" in done.stderr
     assert "step-00000004.safetensors is whole, and the same command continues" in done.stderr
     assert {f.name: f.read_bytes() for f in (run.out / "state").iterdir()} == before
     assert not list(run.out.rglob("*.part*"))
@@ -213,12 +317,14 @@ def test_a_folder_of_all_that_can_be_wrong(tmp_path):
     (folder / "text.jpg").write_text("not an image")
     (folder / "notes.txt").write_text("left alone")
     gigantic(folder / "gigantic.png")
-    bad = ["corrupt.png", "empty.png", "gigantic.png", "text.jpg", "truncated.png"]
+    Image.fromarray(pixels[..., 0].astype(np.float32) / 255).save(folder / "float.tif")
+    (folder / "folder.png").mkdir()
+    bad = ["corrupt.png", "empty.png", "float.tif", "gigantic.png", "text.jpg", "truncated.png"]
     command = ["train", ROOT / "configs/cifar10/glow16.yaml", f"data.name={folder}"]
     command += [f"out={tmp_path / 'run'}", "data.size=16", *FEW, "model.levels=1", "model.width=8"]
     done = run_tool(*command)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert f"5 of 69 images cannot be read, first {folder}/{bad[0]}" in done.stderr
+    assert f"6 of 70 images cannot be read, first {folder}/{bad[0]}" in done.stderr
     done = run_tool(*command, "data.skip_bad=true")
     assert done.returncode == 0, done.stderr
     named = set(re.findall(r"note: left out \S+/(\S+) \(", done.stdout))

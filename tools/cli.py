@@ -18,10 +18,10 @@ from rich.console import Console
 from torch import distributed
 
 from cascade import Cascade, InputError
-from cascade.files import whole
-from stages import Remark
+from cascade.files import finite, whole
+from stages import Remark, SaidElsewhere
 
-console = Console()
+console = Console(markup=False)
 say = partial(console.print, highlight=False, soft_wrap=True)
 
 
@@ -30,6 +30,8 @@ def run(main: Callable[[], None]) -> None:
     use_all_cores()
     try:
         main()
+    except SaidElsewhere:
+        sys.exit(2)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -111,7 +113,7 @@ def check_picture(file: str | None) -> None:
 def write_json(result: dict[str, object], file: str) -> None:
     """Write a tool's result, whole or not at all."""
     with whole(file) as aside:
-        aside.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        aside.write_text(json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
 
 
 def positive(text: str) -> int:

@@ -18,6 +18,7 @@ from cascade.config import StageConfig, load_config
 from cascade.stopping import stop_requests
 from stages import InputError
 
+TRAIN = os.path.relpath(Path(__file__).with_name("train.py"))
 LAUNCHER = Path(sys.executable).parent / "accelerate"
 
 
@@ -48,16 +49,19 @@ def jobs(folder: str, overrides: Sequence[str]) -> list[Job]:
         raise InputError("out= names one stage; with --all each stage goes where its file says")
     found = []
     for file in files:
-        words = ["launch", "--num_processes", "1", "tools/train.py", str(file), *overrides]
+        words = ["launch", "--num_processes", "1", TRAIN, str(file), *overrides]
         found.append(Job(file, load_config(file, overrides), words))
+    outs = [job.out for job in found]
+    if len(set(outs)) < len(outs):
+        raise InputError(f"two configurations in {folder} have the same out")
     return sorted(found, key=lambda job: job.config.data.size)
 
 
 def show(found: Sequence[Job]) -> None:
     """Print the commands that `train` would run."""
-    devices = torch.cuda.device_count()
+    devices = gpus()
     for place, job in enumerate(found):
-        prefix = f"CUDA_VISIBLE_DEVICES={place % devices} " if devices else ""
+        prefix = f"CUDA_VISIBLE_DEVICES={devices[place % len(devices)]} " if devices else ""
         print(prefix + shlex.join(["accelerate", *job.words]))
 
 
@@ -67,9 +71,8 @@ def train(found: Sequence[Job]) -> None:
     A stage that is trained on another one's disturbed images waits for it. Asked to stop, all save
     and end. Raises `InputError` that names the stages that failed, once the others are done.
     """
-    devices = torch.cuda.device_count()
-    free, waiting = list(range(max(1, devices))), list(found)
-    running: dict[int, tuple[Job, subprocess.Popen]] = {}
+    free, waiting = gpus() or [None], list(found)
+    running: dict[str | None, tuple[Job, subprocess.Popen]] = {}
     failed: list[Job] = []
     stopped = False
     with stop_requests() as asked:
@@ -92,7 +95,10 @@ def train(found: Sequence[Job]) -> None:
             for job in ready[: len(free)]:
                 waiting.remove(job)
                 slot = free.pop(0)
-                running[slot] = job, _start(job, slot if devices else None)
+                running[slot] = job, _start(job, slot)
+            if waiting and not running:
+                names = ", ".join(job.config.out for job in waiting)
+                raise InputError(f"these stages wait for one another (augment.previous): {names}")
             time.sleep(0.2)
     if stopped:
         cli.say("stopped; the same command continues")
@@ -101,7 +107,14 @@ def train(found: Sequence[Job]) -> None:
         raise InputError(f"not trained: {names}; the same command continues the others too")
 
 
-def _start(job: Job, gpu: int | None) -> subprocess.Popen:
+def gpus() -> list[str]:
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(i) for i in range(count)]
+
+
+def _start(job: Job, gpu: str | None) -> subprocess.Popen:
     """Start a stage; where others run beside it, what it prints goes to a file."""
     command = [str(LAUNCHER), *job.words]
     if gpu is None:
@@ -110,5 +123,5 @@ def _start(job: Job, gpu: int | None) -> subprocess.Popen:
     log.parent.mkdir(parents=True, exist_ok=True)
     cli.say(f"{job.config.out} on GPU {gpu}; it prints to {log}")
     with open(log, "a") as printed:
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
         return subprocess.Popen(command, env=environment, stdout=printed, stderr=printed)

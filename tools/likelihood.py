@@ -12,7 +12,7 @@ import cli
 import torch
 from accelerate import PartialState
 from rich.progress import Progress
-from show import finite, show_bounds, show_checks, show_comparison, show_report
+from show import show_bounds, show_checks, show_comparison, show_report
 from torch import Tensor
 
 from cascade import Cascade, InputError, Report
@@ -72,7 +72,7 @@ def main() -> None:
     if args.npz:
         records.write_npz(args.npz)
     if args.json:
-        cli.write_json(finite(result), args.json)
+        cli.write_json(result, args.json)
     if journal:
         journal.remove()
 
@@ -298,7 +298,7 @@ def check(cascade: Cascade, source: ImageSource, args: argparse.Namespace) -> No
     show_checks(checks)
     if args.json:
         cli.write_json(
-            finite({"checks": [asdict(c) | {"verdict": str(c.verdict)} for c in checks]}), args.json
+            {"checks": [asdict(c) | {"verdict": str(c.verdict)} for c in checks]}, args.json
         )
     if any(c.verdict.fault for c in checks):
         sys.exit(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from cli import say
 from rich.table import Table
 
@@ -103,12 +101,3 @@ def show_checks(checks: list[StageCheck]) -> None:
         noise = f"noise of mean {check.noise_mean:.2f} and deviation {check.noise_std:.2f}"
         say(f"{check.exact:.0%} of images come back exactly; {noise}")
         say(f"{check.name}: {check.verdict}")
-
-
-def finite(value: object) -> object:
-    """The same figures for JSON, which knows neither nan nor infinity: None in their place."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

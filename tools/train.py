@@ -32,7 +32,6 @@ def main() -> None:
     if args.dry_run:
         cli.say(description(config))
         return
-    cli.refuse_to_overwrite([args.json], args.force)
     with cli.notes():
         trainer = Trainer(config, anew=args.force)
     if not trainer.accelerator.is_main_process:
@@ -80,10 +79,10 @@ def parse() -> argparse.Namespace:
 
 def progress_bar() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=12),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]},"),
+        TextColumn("{task.fields[figures]},", markup=False),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=cli.console,

@@ -1,0 +1,69 @@
+"""How `bench.py` measures: interleaved, in medians, against this machine's own peak."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+Operation = Callable[[], object]
+SIDE = 2048  # of the matrices whose product is this machine's peak
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def interleaved(
+    operations: Mapping[str, Operation], device: torch.device, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of each operation, ``repeats`` times in turn after one warm-up each."""
+    seconds: dict[str, list[float]] = {name: [] for name in operations}
+    for turn in range(repeats + 1):
+        for name, operation in operations.items():
+            wait(device)
+            start = time.perf_counter()
+            operation()
+            wait(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def matmul(device: torch.device, dtype: torch.dtype) -> tuple[Operation, int]:
+    """A product of two square matrices, and its floating-point operations."""
+    a, b = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
+    return lambda: a @ b, 2 * SIDE**3
+
+
+def flops(operation: Operation) -> int:
+    """Floating-point operations of an operation's convolutions and matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        operation()
+    return counter.get_total_flops()
+
+
+def ratio(theirs: list[float], ours: list[float]) -> float:
+    """How many times faster ours is: the median of the ratios of neighbouring runs."""
+    return median(t / o for t, o in zip(theirs, ours, strict=True))
+
+
+def peak_memory(operation: Operation, device: torch.device) -> int:
+    """Bytes that two runs of an operation need beyond what was there before.
+
+    On a CPU it is the growth of the process's largest size, so it holds once a process.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        operation(), operation()
+        return torch.cuda.max_memory_allocated(device) - before
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    operation(), operation()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
