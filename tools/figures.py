@@ -137,8 +137,9 @@ def draw_failures(args: argparse.Namespace) -> list[Row]:
         }
         for kind in kinds
     }
-    titles = {kind: kind.replace("_", " ") for kind in kinds}
-    plots.curves({titles[k]: v for k, v in lines.items()}, "step", "share of images", args.out)
+    some = [kind for kind in kinds if any(r["share"] for r in rows if r["watched"] == kind)]
+    panels = {kind.replace("_", " "): lines[kind] for kind in some or kinds}
+    plots.curves(panels, "step", "share of images", args.out)
     return rows
 
 

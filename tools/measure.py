@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -57,13 +57,19 @@ def ratio(theirs: list[float], ours: list[float]) -> float:
 def peak_memory(operation: Operation, device: torch.device) -> int:
     """Bytes that two runs of an operation need beyond what was there before.
 
-    On a CPU it is the growth of the process's largest size, so it holds once a process.
+    On a CPU it is the growth of the process's size, as Linux keeps count of it.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         operation(), operation()
         return torch.cuda.max_memory_allocated(device) - before
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far
+    before = _status("VmRSS")
     operation(), operation()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
