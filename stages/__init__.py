@@ -4,7 +4,7 @@ from stages.bijection import Bijection, Chain, OnHalf, Squeezed
 from stages.errors import InputError, Remark, SaidElsewhere
 from stages.flow import Flow, StageLoss
 from stages.glow import glow
-from stages.linear import initialise
+from stages.norm import initialise
 from stages.srflow import srflow
 
 __all__ = [

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.norm import NormedConv
+
 Cond = tuple[Tensor, ...]
 Map = Callable[[Tensor, Cond], tuple[Tensor, Tensor]]
 
@@ -65,8 +67,7 @@ class Conditioned(Bijection):
         super().__init__()
         self.parts = nn.ModuleList(parts)
         self.reads_of = [part.reads for part in parts]
-        self.project = nn.Conv2d(features, sum(self.reads_of), 3, padding=1, bias=False)
-        nn.init.normal_(self.project.weight, std=0.05)
+        self.project = NormedConv(features, sum(self.reads_of), 3)
 
     def _slices(self, cond: Cond) -> list[Cond]:
         return [(part,) for part in self.project(cond[0]).split(self.reads_of, dim=1)]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stages.linear import ChannelAffine
+from stages.norm import NormedConv
 
 
 class Net(nn.Module):
@@ -22,12 +22,6 @@ class Net(nn.Module):
         return super().__call__(*inputs)
 
 
-def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-    nn.init.normal_(conv.weight, std=0.05)
-    return conv
-
-
 class GainedConv(nn.Module):
     """A 3×3 convolution that starts at zero, with a learned gain exp(3·g) per channel (Glow)."""
 
@@ -39,30 +33,32 @@ class GainedConv(nn.Module):
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) * (3 * self.gain).exp()
+        gain = (3 * self.gain).exp().transpose(0, 1)
+        bias = self.conv.bias * gain.flatten()
+        return F.conv2d(x, self.conv.weight * gain, bias, padding=self.conv.padding)
 
 
 class Head(Net):
-    """What follows a first convolution: actnorm, ReLU, 1×1, actnorm, ReLU, gained 3×3."""
+    """What follows a first convolution and its actnorm: ReLU, 1×1, actnorm, ReLU, gained 3×3."""
 
     def __init__(self, width: int, outputs: int):
         super().__init__()
-        self.norm1 = ChannelAffine(width)
-        self.mix = _conv(width, width, 1)
-        self.norm2 = ChannelAffine(width)
+        self.mix = NormedConv(width, width, 1)
         self.last = GainedConv(width, outputs)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        hidden = F.relu(self.norm1(hidden))
-        return self.last(F.relu(self.norm2(self.mix(hidden))))
+        return self.last(F.relu(self.mix(F.relu(hidden))))
 
 
 class CouplingNet(Net):
-    """3×3 → 1×1 → gained 3×3. A condition enters as its half of the first convolution's output."""
+    """3×3 → 1×1 → gained 3×3. A condition enters as its half of the first convolution's output.
+
+    Each half has an actnorm of its own.
+    """
 
     def __init__(self, inputs: int, width: int, outputs: int):
         super().__init__()
-        self.first = _conv(inputs, width, 3)
+        self.first = NormedConv(inputs, width, 3)
         self.head = Head(width, outputs)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:

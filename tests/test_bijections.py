@@ -8,7 +8,8 @@ from torch.autograd.functional import jacobian
 from stages.bijection import Chain, Conditioned, OnHalf, Squeezed, peel, unpeel
 from stages.coupling import Coupling, Injector, SplitPrior
 from stages.glow import glow
-from stages.linear import ActNorm, ChannelAffine, InvertibleConv, LUConv, initialise
+from stages.linear import ActNorm, InvertibleConv, LUConv
+from stages.norm import ChannelAffine, initialise
 from stages.scale import LOG_SIGMA, scale_law, whitening
 from stages.srflow import srflow
 

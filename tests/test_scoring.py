@@ -105,7 +105,7 @@ def test_what_is_not_finite_is_named(digits, tmp_path):
     shutil.copytree(digits, tmp_path / "run")
     file = tmp_path / "run" / "srf16" / "model.safetensors"
     tensors = read_tensors(file)
-    key = next(k for k in tensors if k.endswith("net.mix.weight"))
+    key = next(k for k in tensors if k.endswith("net.mix.conv.weight"))
     tensors[key][0, 0] = float("nan")
     write_tensors(tensors, file)
     x = halve_to(open_images("mnist5k", "test", 1).pixels[:3], 16)
