@@ -88,7 +88,7 @@ def notes() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always", Remark)
         yield
-    for warning in given:
+    for warning in {str(warning.message): warning for warning in given}.values():
         if issubclass(warning.category, Remark):
             say(f"note: {warning.message}")
         else:
