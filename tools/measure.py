@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -11,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 Operation = Callable[[], object]
-SIDE = 2048  # of the matrices whose product is this machine's peak
+LONG_ENOUGH = 0.02  # seconds: a product of matrices that takes as long shows the machine's peak
 
 
 def wait(device: torch.device) -> None:
@@ -37,9 +39,15 @@ def interleaved(
 
 
 def matmul(device: torch.device, dtype: torch.dtype) -> tuple[Operation, int]:
-    """A product of two square matrices, and its floating-point operations."""
-    a, b = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
-    return lambda: a @ b, 2 * SIDE**3
+    """A product of two square matrices, large enough to be timed, and its operations."""
+    side = 128
+    while True:
+        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        product = partial(torch.matmul, a, b)
+        (seconds,) = interleaved({"": product}, device, 1)[""]
+        if seconds > LONG_ENOUGH:
+            return product, 2 * side**3
+        side *= 2
 
 
 def flops(operation: Operation) -> int:
@@ -64,6 +72,7 @@ def peak_memory(operation: Operation, device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         operation(), operation()
         return torch.cuda.max_memory_allocated(device) - before
+    ctypes.CDLL(None).malloc_trim(0)  # give back what is free already
     Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far
     before = _status("VmRSS")
     operation(), operation()
