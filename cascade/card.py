@@ -43,6 +43,8 @@ def write_card(config: StageConfig, flow: Flow, source: ImageSource, held_out: H
             f"| low images | disturbed in the latents of {config.augment.previous}, "
             f"sigma {config.augment.sigma}, {config.augment.scaling} |\n"
         )
+    asked = ", given the real images of half the size" * (model.kind == "srflow")
+    asked += ", labels given" * bool(model.classes)
     command = shlex.join([str(folder / "config.yaml"), f"out={folder}-again"])
     text = f"""# {folder.name}
 
@@ -57,10 +59,11 @@ A {model.kind} of {data.size}x{data.size} {what}{given}, {parameters:,} paramete
 {phases}{disturbed}| held out | {held_out.bpd(flow):.4f} bits/dim |
 | made with | {versions}, Python {platform.python_version()} |
 
-Held out: this stage's own bits/dim, of what it models given the real image of half the size, on
-{len(held_out.batch.target)} images of the {held_out.split} split, labels given, one draw of uniform
-dequantisation noise, {"averaged" if train.ema else "last"} weights. It is not the cascade's figure:
-for that, run `tools/likelihood.py` on the cascade's folder.
+Held out: this stage's own bits/dim of {len(held_out.batch.target)} images of the \
+{held_out.split} split{asked}, one draw
+of uniform dequantisation noise, {"averaged" if train.ema else "last"} weights. It is not the \
+cascade's figure: for that, run
+`tools/likelihood.py` on the cascade's folder.
 
 `model.safetensors` holds the weights to use, `best.safetensors` those that did best on held-out
 images, `config.yaml` every setting. To train it again:

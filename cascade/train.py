@@ -75,7 +75,8 @@ class Trainer:
         self.replaced: list[Tensor] = []  # shares of rows replaced, since they were last logged
         self.average = None
         torch.manual_seed(config.seed)
-        self.loss = StageLoss(build(config)).to(self.accelerator.device)
+        flow = self._agree(lambda: build(config))
+        self.loss = StageLoss(flow).to(self.accelerator.device)
         if train.memory == "checkpoint":
             self.loss.flow.recompute()
         self._open_folder(anew)
