@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
+from torch.nn.functional import pad
 
 from cascade.files import whole
+
+GAP = 128  # the grey of the lines between images
 
 
 def save_grid(images: Tensor, file: str | Path, columns: int, least: int = 640) -> None:
@@ -17,7 +19,13 @@ def save_grid(images: Tensor, file: str | Path, columns: int, least: int = 640) 
 
     Pixels are repeated until the picture is at least ``least`` pixels wide.
     """
-    grid = make_grid(images, nrow=columns, padding=1, pad_value=128)
+    columns = min(columns, len(images))
+    tiles = pad(images.expand(-1, 3, -1, -1), (0, 1, 0, 1), value=GAP)
+    tiles = pad(tiles, (0, 0, 0, 0, 0, 0, 0, -len(tiles) % columns), value=GAP)
+    count, channels, height, width = tiles.shape
+    rows = tiles.reshape(count // columns, columns, channels, height, width)
+    grid = rows.permute(2, 0, 3, 1, 4).reshape(channels, -1, columns * width)
+    grid = pad(grid, (1, 0, 1, 0), value=GAP)
     scale = max(1, round(least / grid.shape[2]))
     pixels = grid.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
     with whole(file) as aside:
