@@ -26,11 +26,11 @@ def convolutions(size: int, levels: int, steps: int, width: int, batch: int) -> 
 
 def test_table(tmp_path):
     file = tmp_path / "bench.json"
-    words = [*SMALL, "--precision", "float32,bfloat16", "--against", "normflows", "--json", file]
+    words = [*SMALL, "--precision", "float32", "--against", "normflows", "--json", file]
     done = run_tool("bench", BENCH, *words)
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
-    assert len(found["rows"]) == 6 and found["batch"] == 2
+    assert len(found["rows"]) == 3 and found["batch"] == 2
     expected = convolutions(16, 3, 2, 8, 2)
     for row in found["rows"]:
         assert row["images_per_s"] == pytest.approx(2000 / row["ms"])
@@ -41,7 +41,7 @@ def test_table(tmp_path):
             assert counted == pytest.approx(expected, rel=1e-6)
         if row["operation"] == "training":
             assert 2.5 * expected < counted < 3.001 * expected  # images need no gradient
-    for key in ("train_ratio", "sample_ratio", "train_ratio_bf16", "sample_ratio_bf16"):
+    for key in ("train_ratio", "sample_ratio"):
         assert math.isfinite(found[key]) and found[key] > 0
         assert f"{key} over normflows" in done.stdout
 
