@@ -19,7 +19,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from cascade.augment import Augmentation
 from cascade.batches import Batch, Batches
 from cascade.card import write_card
-from cascade.config import StageConfig, check_resumable, load_config, save_config
+from cascade.checks import check_resumable
+from cascade.config import StageConfig, load_config, save_config
 from cascade.dequantise import centre, quantise
 from cascade.fault import explain
 from cascade.folder import StageFolder
