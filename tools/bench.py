@@ -31,55 +31,65 @@ def main() -> None:
     if args.memory:
         print(measure.peak_memory(ours(config, device, args.precision[0])[args.memory], device))
         return
+    operations, counts = gather(args, config, device)
+    seconds = measure.interleaved(operations, device, args.repeats)
+    result = {
+        "config": args.config,
+        "batch": config.train.batch_size,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **summary(args, config.train.batch_size, seconds, counts),
+    }
+    show(result, args.against)
+    if args.json:
+        cli.write_json(result, args.json)
+
+
+def gather(
+    args: argparse.Namespace, config: StageConfig, device: torch.device
+) -> tuple[dict[str, measure.Operation], dict[str, int]]:
+    """All that is to be timed, by name, and the floating-point operations of what is ours."""
     operations, counts = {}, {}
     for precision in args.precision:
-        product, count = measure.matmul(device, PRECISIONS[precision])
-        operations[f"peak {precision}"], counts[f"peak {precision}"] = product, count
+        peak = f"peak {precision}"
+        operations[peak], counts[peak] = measure.matmul(device, PRECISIONS[precision])
         for kind, operation in ours(config, device, precision).items():
             operations[f"{kind} {precision}"] = operation
             counts[f"{kind} {precision}"] = measure.flops(operation)
         if args.against:
             for kind, operation in theirs(config, device, precision).items():
                 operations[f"{args.against} {kind} {precision}"] = operation
-    seconds = measure.interleaved(operations, device, args.repeats)
-    rows = []
-    for precision in args.precision:
-        peak = counts[f"peak {precision}"] / median(seconds[f"peak {precision}"])
-        for kind in KINDS:
+    return operations, counts
+
+
+def summary(
+    args: argparse.Namespace, batch: int, seconds: dict[str, list[float]], counts: dict[str, int]
+) -> dict[str, object]:
+    """The table's rows, the peaks, and, ``--against`` another package, the ratios."""
+    speeds = {name: count / median(seconds[name]) / 1e9 for name, count in counts.items()}
+    rows = [
+        {
+            "operation": kind,
+            "precision": precision,
+            "images_per_s": batch / median(seconds[f"{kind} {precision}"]),
+            "ms": 1000 * median(seconds[f"{kind} {precision}"]),
+            "gflops": speeds[f"{kind} {precision}"],
+            "share_of_peak": speeds[f"{kind} {precision}"] / speeds[f"peak {precision}"],
+            "mib": memory_of(args, kind, precision) / 2**20,
+        }
+        for precision in args.precision
+        for kind in KINDS
+    ]
+    ratios = {}
+    for precision in args.precision if args.against else ():
+        suffix = "_bf16" if precision == "bfloat16" else ""
+        for kind, short in (("training", "train"), ("sampling", "sample")):
             name = f"{kind} {precision}"
-            speed = counts[name] / median(seconds[name])
-            rows.append(
-                {
-                    "operation": kind,
-                    "precision": precision,
-                    "images_per_s": config.train.batch_size / median(seconds[name]),
-                    "ms": 1000 * median(seconds[name]),
-                    "gflops": speed / 1e9,
-                    "share_of_peak": speed / peak,
-                    "mib": memory_of(args, kind, precision) / 2**20,
-                }
-            )
-    result: dict[str, object] = {
-        "config": args.config,
-        "batch": config.train.batch_size,
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "peak_gflops": {
-            p: counts[f"peak {p}"] / median(seconds[f"peak {p}"]) / 1e9 for p in args.precision
-        },
-        "rows": rows,
-    }
-    for kind, short in (("training", "train"), ("sampling", "sample")):
-        for precision in args.precision if args.against else ():
-            suffix = "_bf16" if precision == "bfloat16" else ""
-            found = measure.ratio(
-                seconds[f"{args.against} {kind} {precision}"], seconds[f"{kind} {precision}"]
-            )
-            result[f"{short}_ratio{suffix}"] = found
-    show(result, args.against)
-    if args.json:
-        cli.write_json(result, args.json)
+            found = measure.ratio(seconds[f"{args.against} {name}"], seconds[name])
+            ratios[f"{short}_ratio{suffix}"] = found
+    peaks = {precision: speeds[f"peak {precision}"] for precision in args.precision}
+    return {"peak_gflops": peaks, "rows": rows, **ratios}
 
 
 def parse() -> argparse.Namespace:
