@@ -23,8 +23,7 @@ def trained(request, few_digits, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param) / "srf16"
     config = ROOT / "configs" / request.param / "srf16.yaml"
     settings = [*FEW, *PHASES, f"data.name={few_digits}", f"out={out}"]
-    done = run_tool("train", config, *settings)
-    assert done.returncode == 0, done.stderr
+    assert Trainer(load_config(config, settings)).run()
     return out
 
 
