@@ -1,4 +1,4 @@
-"""What settings must fulfil: before any work starts, and where a saved run is continued."""
+"""What settings and images must fulfil: before any work starts, and where a run is continued."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from stages import InputError
 
 if TYPE_CHECKING:
     from cascade.config import StageConfig
+    from cascade.images import ImageSource
+    from cascade.watch import HeldOut
 
 TRACKERS = ("tensorboard", "wandb")
 CHOICES = {
@@ -74,10 +76,35 @@ def check_resumable(old: StageConfig, new: StageConfig) -> None:
                     f"{new.out} was trained with {name}={getattr(before, key, None)}, now it is "
                     f"{getattr(now, key)}; use another out=, or --force to start anew"
                 )
+    check_fingerprint(new, old.data.fingerprint, new.data.fingerprint)
     if bool(old.train.ema) != bool(new.train.ema):
         raise InputError(
             f"{new.out} was trained with train.ema={old.train.ema}; averaging can be neither begun "
             "nor ended later: use another out=, or --force to start anew"
+        )
+
+
+def check_fingerprint(config: StageConfig, before: str, now: str) -> None:
+    """Raise `InputError` where the training images are not those that a run knew before."""
+    if before and before != now and config.train.resume != "force":
+        raise InputError(
+            f"the training images in {config.data.name} are no longer those that {config.out} was "
+            "trained on; restore them, use another out=, or go on with the new ones by "
+            "train.resume=force"
+        )
+
+
+def check_overlap(config: StageConfig, source: ImageSource, held_out: HeldOut) -> None:
+    """Raise `InputError` where held-out images are among the training images."""
+    if config.data.allow_overlap:
+        return
+    trained, others = set(source.contents()), held_out.source
+    shared = [i for i, content in enumerate(others.contents()) if content in trained]
+    if shared:
+        raise InputError(
+            f"{len(shared)} of {len(others)} {held_out.split} images of {config.data.name} are "
+            f"training images too (first: {others.name(shared[0]) or f'number {shared[0]}'}); "
+            "remove them, or set data.allow_overlap=true"
         )
 
 

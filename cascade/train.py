@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from cascade.augment import Augmentation
 from cascade.batches import Batch, Batches
 from cascade.card import write_card
-from cascade.checks import check_resumable
+from cascade.checks import check_fingerprint, check_overlap, check_resumable
 from cascade.config import StageConfig, load_config, save_config
 from cascade.dequantise import centre, quantise
 from cascade.fault import explain
@@ -109,31 +109,11 @@ class Trainer:
             config.augment.digest = self.augmentation.digest
             self.augmentation.check_labels(self.source)
             labelled |= self.augmentation.labelled
-        self._check_data()
-        return labelled
-
-    def _check_data(self) -> None:
-        """Raise `InputError` where held-out images are training images, or where they changed."""
-        data, trained = self.config.data, set(self.source.contents())
-        held_out = self.held_out.source
-        shared = [i for i, content in enumerate(held_out.contents()) if content in trained]
-        if shared and not data.allow_overlap:
-            raise InputError(
-                f"{len(shared)} of {len(held_out)} {self.held_out.split} images of {data.name} are "
-                f"training images too (first: {held_out.name(shared[0]) or f'number {shared[0]}'});"
-                " remove them, or set data.allow_overlap=true"
-            )
+        check_overlap(config, self.source, self.held_out)
         found = fingerprint(self.source)
-        self._check_fingerprint(data.fingerprint, found)
-        data.fingerprint = found
-
-    def _check_fingerprint(self, before: str, now: str) -> None:
-        if before and before != now and self.config.train.resume != "force":
-            raise InputError(
-                f"the training images in {self.config.data.name} are no longer those that "
-                f"{self.out} was trained on; restore them, use another out=, or go on with the new "
-                "ones by train.resume=force"
-            )
+        check_fingerprint(config, config.data.fingerprint, found)
+        config.data.fingerprint = found
+        return labelled
 
     def _open_folder(self, anew: bool) -> None:
         """Take the stage folder, and continue from its newest state, if it has one."""
@@ -178,7 +158,6 @@ class Trainer:
             raise InputError(f"{self.out} holds a trained stage; use another out=, or --force")
         before = load_config(self.out / "config.yaml")
         check_resumable(before, self.config)
-        self._check_fingerprint(before.data.fingerprint, self.config.data.fingerprint)
         self._enter(self.phases[int(counts["phase"])])
         load_state(tensors, file, self._modules, self.optimizer)
         if self.phase.name == "frozen":
