@@ -26,7 +26,7 @@ CHOICES = {
     "train.optimizer": ("adamax", "adam"),
     "train.schedule": ("constant", "halve", "cosine"),
     "train.precision": ("no", "bf16"),
-    "train.memory": ("store", "checkpoint"),
+    "train.memory": ("store", "checkpoint", "reversible"),
     "train.resume": ("auto", "never", "force"),
 }
 RESUMED_AS_IT_WAS = {
@@ -156,6 +156,8 @@ def check(config: StageConfig) -> None:
         raise InputError("augment.previous is for a stage that has one below it, not for a Glow")
     if (train.pretrain_steps or train.frozen_steps) and config.model.kind == "glow":
         raise InputError("train.pretrain_steps and train.frozen_steps are for an SRFlow's encoder")
+    if train.compile and train.memory == "reversible":
+        raise InputError("train.compile and train.memory=reversible do not go together: set one")
     if train.frozen_steps > train.steps:
         raise InputError("train.frozen_steps must be at most train.steps")
     if config.model.pyramid == "haar" and getattr(config.model, "residual", False):

@@ -85,7 +85,8 @@ class Train:
     ema: float = 0.999  # 0 turns it off
     precision: str = "no"  # no or bf16
     accumulate: int = 1  # parts that each process computes its share of the batch in
-    memory: str = "store"  # store or checkpoint: activations kept, or computed again going back
+    memory: str = "store"  # store, checkpoint or reversible: activations kept, or made again
+    compile: bool = False  # whether torch.compile makes the training step
     skip_limit: int = 10  # steps in a row that may be skipped, their gradient not being finite
     pretrain_steps: int = 0  # of an SRFlow's encoder alone, by super-resolution, before the others
     pretrain_lr: float = 2.0e-4

@@ -22,9 +22,9 @@ from cascade.stage import Stage
 from stages import Bijection, Flow
 from stages.bijection import Cond, halves
 from stages.coupling import Coupling, Injector
-from stages.linear import PERMUTATIONS, ActNorm, PixelwiseMatrix
+from stages.linear import Mix
 
-ELEMENTARY = (ActNorm, PixelwiseMatrix, Coupling, Injector)  # a SplitPrior is a Coupling
+ELEMENTARY = (Mix, Coupling, Injector)  # a SplitPrior is a Coupling
 JACOBIAN_SIDE = 64  # C·h·w of the crop whose Jacobian is compared
 
 # A layer's numbers are about as large as one. Half the bin of an 8-bit value is 2e-3 of the range;
@@ -57,8 +57,7 @@ class LayerCheck:
     @property
     def ill_conditioned(self) -> bool:
         """Whether it is a 1×1 whose inverse loses digits; scales may differ widely and be right."""
-        mixes = {mix.__name__ for mix in PERMUTATIONS.values()}
-        return self.kind in mixes and self.condition > CONDITION
+        return self.kind == "Mix" and self.condition > CONDITION
 
     def __str__(self) -> str:
         return f"{self.name} ({self.kind})"
@@ -210,7 +209,9 @@ def _visit(flow: Flow, *inputs: Tensor | None) -> tuple[dict[str, _Visit], Tenso
     visits: dict[str, _Visit] = {}
 
     def note(name: str, layer: Bijection, args: tuple, output: tuple[Tensor, Tensor]) -> None:
-        visits[name] = _Visit(layer, *args, *output)
+        x, cond = args
+        made_of_weights = isinstance(layer, Mix)  # and to be made anew for its inverse
+        visits[name] = _Visit(layer, x, () if made_of_weights else cond, *output)
 
     hooks = [
         layer.register_forward_hook(partial(note, name))
@@ -242,12 +243,11 @@ def _check_layer(name: str, visit: _Visit) -> LayerCheck:
 
 def _scales(layer: Bijection, x: Tensor, cond: Cond) -> Tensor:
     """The factors by which a layer stretches what it changes."""
-    if isinstance(layer, PixelwiseMatrix):
-        return torch.linalg.svdvals(layer.matrix()[0].double())
-    if isinstance(layer, ActNorm):
-        return layer.affine.log_scale.exp()
-    seen = halves(x)[0] if isinstance(layer, Coupling) else x
-    return layer._shift_scale(seen, cond)[1]
+    if isinstance(layer, Mix):
+        return torch.linalg.svdvals(layer.folded([layer])[0][0].double())
+    if isinstance(layer, Injector):
+        return cond[1]
+    return layer._shift_scale(halves(x)[0], cond)[1]
 
 
 def _log_det_error(layer: Bijection, x: Tensor, cond: Cond) -> Tensor:

@@ -26,7 +26,7 @@ def explain(module: nn.Module, *inputs: Tensor | None) -> Fault:
     Call it while the gradients of the step at fault are still there, not clipped.
     """
     with torch.no_grad(), _largest_outputs(module) as found:
-        module(*inputs)
+        module.forward(*inputs)  # not as it may be compiled, without hooks
     tops = sorted(found.items(), key=lambda item: -item[1])[:LARGEST]
     largest = ", ".join(f"{name} {value:.1e}" for name, value in tops)
     for name, value in found.items():

@@ -46,9 +46,10 @@ def _by_position(module: nn.Module, x: Tensor, cond: object, log_det: Tensor) ->
 
     Where a net predicts the scale s it is Σ_channels log s; elsewhere every position counts alike.
     """
-    if isinstance(module, Coupling | Injector):
-        seen = halves(x)[0] if isinstance(module, Coupling) else x
-        return module._shift_scale(seen, cond)[1].log().sum(1)
+    if isinstance(module, Injector):
+        return cond[1].log().sum(1)
+    if isinstance(module, Coupling):
+        return module._shift_scale(halves(x)[0], cond)[1].log().sum(1)
     height, width = x.shape[2:]
     return (log_det / (height * width))[:, None, None].expand(-1, height, width)
 

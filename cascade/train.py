@@ -78,8 +78,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         flow = self._agree(lambda: build(config))
         self.loss = StageLoss(flow).to(self.accelerator.device)
-        if train.memory == "checkpoint":
-            self.loss.flow.recompute()
+        self.loss.flow.keep(train.memory)
         self._open_folder(anew)
         self.log = Log(self.accelerator, config, self.step)
         if self.accelerator.is_main_process:
@@ -190,6 +189,8 @@ class Trainer:
         with warnings.catch_warnings():  # a later torch calls it forward_sync_buffers
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
             self.wrapped = self.accelerator.prepare_model(self.module)
+        if self.config.train.compile and phase.name != "encoder":
+            self.module.compile()
 
     def _set_up_flow(self) -> None:
         train = self.config.train

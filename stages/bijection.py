@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.norm import NormedConv
-
 Cond = tuple[Tensor, ...]
+Rewound = tuple[list[Tensor], Tensor, Tensor]  # see `Bijection.rewind`
 Map = Callable[[Tensor, Cond], tuple[Tensor, Tensor]]
 
 
@@ -20,16 +19,24 @@ class Bijection(nn.Module, ABC):
 
     Both directions return the mapped image and ``log_det`` (B,), in nats: the log of the absolute
     Jacobian determinant of *that* direction, summed over the image. ``cond`` holds feature maps
-    by level, finest first; a part that needs none ignores it.
+    by level, finest first, or what `Steps` hands to its parts; a part that needs none ignores it.
     """
-
-    reads = 0  # channels of condition it takes where `Conditioned` hands them out
 
     @abstractmethod
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]: ...
 
     @abstractmethod
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]: ...
+
+    def rewind(self, z: Tensor, cond: Cond) -> Rewound:
+        """The input x of an output, as leaves of a graph that maps it to z and log_det again.
+
+        The leaves are x's channels in order. Called with gradients on; ``cond`` is `forward`'s.
+        """
+        with torch.no_grad():
+            x, _ = self.inverse(z, cond)
+        x = x.detach().requires_grad_()
+        return [x], *self(x, cond)
 
 
 def compose(x: Tensor, maps: Sequence[Map], conds: Sequence[Cond]) -> tuple[Tensor, Tensor]:
@@ -53,31 +60,6 @@ class Chain(Bijection):
 
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
         return compose(z, [p.inverse for p in reversed(self.parts)], [cond] * len(self.parts))
-
-
-class Conditioned(Bijection):
-    """Parts one after the other, which share one wide 3×3 convolution of this level's features.
-
-    A convolution of (x, features) is a convolution of x plus one of the features. The second half
-    depends on the condition alone, so it is done here, once for all parts, and each part is
-    handed the slice of `reads` channels that belongs to it.
-    """
-
-    def __init__(self, parts: Sequence[Bijection], features: int):
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-        self.reads_of = [part.reads for part in parts]
-        self.project = NormedConv(features, sum(self.reads_of), 3)
-
-    def _slices(self, cond: Cond) -> list[Cond]:
-        return [(part,) for part in self.project(cond[0]).split(self.reads_of, dim=1)]
-
-    def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        return compose(x, self.parts, self._slices(cond))
-
-    def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        maps = [part.inverse for part in reversed(self.parts)]
-        return compose(z, maps, self._slices(cond)[::-1])
 
 
 def squeeze(x: Tensor) -> Tensor:

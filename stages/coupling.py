@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from stages.bijection import Bijection, Cond, halves
+from stages.bijection import Bijection, Cond, Rewound, halves
 from stages.nets import CouplingNet, Head
 from stages.scale import ScaleLaw, whitening
 
 
 def _sum(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1)
+
+
+def for_each(cond: Cond, x: Tensor) -> Cond:
+    """A condition for images that are several for one condition, those of one side by side."""
+    times = len(x) // len(cond[0])
+    return cond if times == 1 else tuple(c.repeat_interleave(times, 0) for c in cond)
 
 
 class Coupling(Bijection):
@@ -32,7 +39,8 @@ class Coupling(Bijection):
         self.net = CouplingNet(kept, width, changed if law is None else 2 * changed)
 
     def _shift_scale(self, kept: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        predicted = self.net(kept, cond[0] if self.reads else None).to(kept.dtype)
+        hidden = for_each(cond, kept)[0] if self.reads else None
+        predicted = self.net(kept, hidden).to(kept.dtype)
         if self.law is None:
             return predicted, torch.ones_like(predicted)
         shift, raw = predicted.chunk(2, dim=1)
@@ -41,12 +49,30 @@ class Coupling(Bijection):
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
         kept, changed = halves(x)
         shift, scale = self._shift_scale(kept, cond)
-        return torch.cat([kept, scale * changed + shift], dim=1), _sum(scale.log())
+        return torch.cat([kept, self._mapped(changed, shift, scale)], dim=1), _sum(scale.log())
 
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
         kept, changed = halves(z)
         shift, scale = self._shift_scale(kept, cond)
-        return torch.cat([kept, (changed - shift) / scale], dim=1), -_sum(scale.log())
+        return torch.cat([kept, self._unmapped(changed, shift, scale)], dim=1), -_sum(scale.log())
+
+    def rewind(self, z: Tensor, cond: Cond) -> Rewound:
+        with torch.no_grad():
+            kept, changed = (half.detach().clone() for half in halves(z))
+        shift, scale = self._shift_scale(kept.requires_grad_(), cond)
+        with torch.no_grad():
+            changed = self._unmapped(changed, shift, scale)
+        changed.requires_grad_()
+        z = torch.cat([kept, self._mapped(changed, shift, scale)], dim=1)
+        return [kept, changed], z, _sum(scale.log())
+
+    @staticmethod
+    def _mapped(changed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return scale * changed + shift
+
+    @staticmethod
+    def _unmapped(changed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return (changed - shift) / scale
 
 
 class SplitPrior(Coupling):
@@ -59,34 +85,44 @@ class SplitPrior(Coupling):
     def __init__(self, channels: int, width: int, conditional: bool = False):
         super().__init__(channels, width, whitening, conditional)
 
-    def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        kept, dropped = halves(x)
-        mean, scale = self._shift_scale(kept, cond)
-        return torch.cat([kept, (dropped - mean) * scale], dim=1), _sum(scale.log())
+    @staticmethod
+    def _mapped(changed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return (changed - shift) * scale
 
-    def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        kept, noise = halves(z)
-        mean, scale = self._shift_scale(kept, cond)
-        return torch.cat([kept, noise / scale + mean], dim=1), -_sum(scale.log())
+    @staticmethod
+    def _unmapped(changed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return changed / scale + shift
 
 
 class Injector(Bijection):
-    """y = s·x + t on all channels, s and t predicted from the condition alone (SRFlow)."""
-
-    def __init__(self, channels: int, width: int, law: ScaleLaw):
-        super().__init__()
-        self.law = law
-        self.reads = width
-        self.net = Head(width, 2 * channels)
-
-    def _shift_scale(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        shift, raw = self.net(cond[0]).to(x.dtype).chunk(2, dim=1)
-        return shift, self.law(raw)
+    """y = s·x + t on all channels, where ``cond`` is (t, s), made by `Injections` (SRFlow)."""
 
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        shift, scale = self._shift_scale(x, cond)
+        shift, scale = for_each(cond, x)
         return scale * x + shift, _sum(scale.log())
 
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        shift, scale = self._shift_scale(z, cond)
+        shift, scale = for_each(cond, z)
         return (z - shift) / scale, -_sum(scale.log())
+
+
+class Injections(nn.Module):
+    """Shift and scale of all injectors of a level, predicted from the condition alone.
+
+    The nets of ``count`` injectors side by side, as the groups of one: they read ``count·width``
+    channels, the condition's part in their first convolutions.
+    """
+
+    def __init__(self, count: int, channels: int, width: int, law: ScaleLaw):
+        super().__init__()
+        self.count = count
+        self.law = law
+        self.reads = count * width
+        self.net = Head(self.reads, 2 * count * channels, groups=count)
+
+    def forward(self, hidden: Tensor) -> list[Cond]:
+        """(t, s), each (B, C, H, W) in float32 or better, of every injector."""
+        predicted = self.net(F.relu(hidden))
+        predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
+        parts = [part.chunk(2, dim=1) for part in predicted.chunk(self.count, dim=1)]
+        return [(shift, self.law(raw)) for shift, raw in parts]

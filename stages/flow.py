@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.bijection import Bijection, peel, unpeel
-from stages.encoder import Encoder
+from stages.coupling import Coupling, Injections, for_each
+from stages.encoder import RRDB, Encoder
 from stages.errors import InputError
 from stages.gaussian import log_normal
 from stages.prior import ClassPrior
+from stages.steps import Steps
 
 
 def upsampled(low: Tensor) -> Tensor:
@@ -58,11 +60,22 @@ class Flow(nn.Module):
             self.prior = ClassPrior(classes, top.shape[1])
             self.readout = nn.Linear(top.numel(), classes)
 
-    def recompute(self) -> None:
-        """From now on, keep few activations for a backward pass and compute the others again."""
-        nets = [module.net for module in self.modules() if hasattr(module, "net")]
-        for net in [*nets, *(self.encoder.blocks if self.encoder else [])]:
-            net.recompute = True
+    def keep(self, memory: str) -> None:
+        """What a backward pass finds kept of the forward one, from now on; the gradients stay.
+
+        ``store`` all activations; ``checkpoint`` the inputs of nets and encoder blocks, which run
+        again; ``reversible`` of each level's steps the output alone, from which the backward pass
+        goes back step by step, and of injectors' nets and encoder blocks the inputs.
+        """
+        for module in self.modules():
+            if isinstance(module, Steps):
+                module.reversible = memory == "reversible"
+            elif isinstance(module, Coupling):
+                module.net.recompute = memory == "checkpoint"
+            elif isinstance(module, Injections):
+                module.net.recompute = memory != "store"
+            elif isinstance(module, RRDB):
+                module.recompute = memory != "store"
 
     def _condition(self, low: Tensor | None) -> tuple[Tensor, ...]:
         if self.encoder is None:
@@ -111,12 +124,19 @@ class Flow(nn.Module):
             noise = unpeel(self.prior.inverse(top, self._need(label)), rest, self.squeezed)
         noise = noise.contiguous(memory_format=torch.channels_last)
         x, _ = self.body.inverse(noise, self._condition(low))
-        return x + self._centre(low)
+        if not self.residual:
+            return x
+        (centre,) = for_each((self._centre(low),), x)
+        return x + centre
 
     def sample(
         self, noise: Tensor, low: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
-        """Images from standard normal ``noise``; scale the noise by a temperature beforehand."""
+        """Images from standard normal ``noise``; scale the noise by a temperature beforehand.
+
+        ``noise`` may be of n images for each low one, (n·B, C, H, W), those of one side by side:
+        what the low image alone decides is then computed once for all n.
+        """
         return self.decode(noise, low, label)
 
     def score(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from stages.bijection import Bijection, Chain, OnHalf, Squeezed
 from stages.coupling import Coupling, SplitPrior
 from stages.flow import Flow, check_size
-from stages.linear import PERMUTATIONS, ActNorm
+from stages.linear import Mix
 from stages.scale import scale_law
+from stages.steps import Steps
 
 
 def glow(
@@ -29,16 +30,15 @@ def glow(
     """
     check_size("Glow", *shape[1:], levels)
     law = None if coupling == "additive" else scale_law(squish, squish_range)
-    mix = PERMUTATIONS[permutation]
 
     def step(channels: int) -> list[Bijection]:
-        return [ActNorm(channels), mix(channels), Coupling(channels, width, law)]
+        return [Mix(channels, permutation), Coupling(channels, width, law)]
 
     def level(channels: int, left: int) -> Bijection:
         parts = [part for _ in range(steps) for part in step(channels)]
-        if left > 1:
-            deeper = Squeezed(level(4 * (channels // 2), left - 1))
-            parts += [SplitPrior(channels, width), OnHalf(deeper)]
-        return Chain(*parts)
+        if left == 1:
+            return Steps(parts)
+        deeper = Squeezed(level(4 * (channels // 2), left - 1))
+        return Chain(Steps([*parts, SplitPrior(channels, width)]), OnHalf(deeper))
 
     return Flow(Squeezed(level(4 * shape[0], levels)), shape, levels, classes)

@@ -25,9 +25,9 @@ class Net(nn.Module):
 class GainedConv(nn.Module):
     """A 3×3 convolution that starts at zero, with a learned gain exp(3·g) per channel (Glow)."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, groups: int = 1):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups)
         self.gain = nn.Parameter(torch.zeros(1, outputs, 1, 1))
         nn.init.zeros_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)
@@ -35,19 +35,23 @@ class GainedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gain = (3 * self.gain).exp().transpose(0, 1)
         bias = self.conv.bias * gain.flatten()
-        return F.conv2d(x, self.conv.weight * gain, bias, padding=self.conv.padding)
+        weight, conv = self.conv.weight * gain, self.conv
+        return F.conv2d(x, weight, bias, padding=conv.padding, groups=conv.groups)
 
 
 class Head(Net):
-    """What follows a first convolution and its actnorm: ReLU, 1×1, actnorm, ReLU, gained 3×3."""
+    """What follows a first convolution, its actnorm and ReLU: 1×1, actnorm, ReLU, gained 3×3.
 
-    def __init__(self, width: int, outputs: int):
+    ``groups`` of nets side by side, with as many channels each.
+    """
+
+    def __init__(self, width: int, outputs: int, groups: int = 1):
         super().__init__()
-        self.mix = NormedConv(width, width, 1)
-        self.last = GainedConv(width, outputs)
+        self.mix = NormedConv(width, width, 1, groups)
+        self.last = GainedConv(width, outputs, groups)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.last(F.relu(self.mix(F.relu(hidden))))
+        return self.last(F.relu(self.mix(hidden), inplace=True))
 
 
 class CouplingNet(Net):
@@ -63,4 +67,6 @@ class CouplingNet(Net):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         hidden = self.first(x)
-        return self.head(hidden if condition is None else hidden + condition)
+        if condition is not None:
+            hidden = hidden + condition
+        return self.head(F.relu(hidden, inplace=True))

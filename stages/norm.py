@@ -23,9 +23,6 @@ class ChannelAffine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x + self.bias) * self.log_scale.exp()
 
-    def inverse(self, y: Tensor) -> Tensor:
-        return y * (-self.log_scale).exp() - self.bias
-
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
         """Set bias and scale from the statistics of ``x`` (B, C, H, W), once."""
@@ -44,9 +41,11 @@ class NormedConv(nn.Module):
     the widest image of a step, is written once and kept once.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int):
+    def __init__(self, inputs: int, outputs: int, kernel: int, groups: int = 1):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(
+            inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False
+        )
         self.norm = ChannelAffine(outputs)
         nn.init.normal_(self.conv.weight, std=0.05)
 
@@ -57,7 +56,8 @@ class NormedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scale = self.norm.log_scale.exp().transpose(0, 1)
         bias = self.norm.bias.flatten() * scale.flatten()
-        return F.conv2d(x, self.conv.weight * scale, bias, padding=self.conv.padding)
+        weight, conv = self.conv.weight * scale, self.conv
+        return F.conv2d(x, weight, bias, padding=conv.padding, groups=conv.groups)
 
 
 @torch.no_grad()
@@ -68,7 +68,7 @@ def initialise(module: nn.Module, *inputs: Tensor | None) -> None:
     with the same batch on every process, before copying or wrapping the module.
     """
     layers = [layer for layer in module.modules() if hasattr(layer, "fit")]
-    hooks = [layer.register_forward_pre_hook(lambda m, args: m.fit(args[0])) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(lambda m, args: m.fit(*args)) for layer in layers]
     try:
         module(*inputs)
     finally:

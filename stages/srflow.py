@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from stages.bijection import Bijection, Chain, Conditioned, OnHalf, Squeezed
-from stages.coupling import Coupling, Injector, SplitPrior
+from stages.bijection import Bijection, Chain, OnHalf, Squeezed
+from stages.coupling import Coupling, Injections, Injector, SplitPrior
 from stages.encoder import Encoder
 from stages.errors import InputError
 from stages.flow import Flow, check_size
-from stages.linear import PERMUTATIONS, ActNorm
+from stages.linear import Mix
 from stages.scale import scale_law
+from stages.steps import Steps
 
 
 def srflow(
@@ -52,24 +53,20 @@ def srflow(
         shape[0] + told_sigma, encoder_features, encoder_growth, encoder_blocks, levels
     )
 
-    def transition(channels: int) -> list[Bijection]:
-        return [ActNorm(channels), PERMUTATIONS[permutation](channels)]
-
     def step(channels: int) -> list[Bijection]:
-        parts = transition(channels)
-        if injector:
-            parts.append(Injector(channels, width, injector_law))
         coupling_law = None if coupling == "additive" else law
-        return [*parts, Coupling(channels, width, coupling_law, conditional=True)]
+        last = Coupling(channels, width, coupling_law, conditional=True)
+        return [Mix(channels, permutation), *([Injector()] if injector else []), last]
 
     def level(channels: int, left: int) -> Bijection:
-        parts = [part for _ in range(transition_steps) for part in transition(channels)]
+        parts = [Mix(channels, permutation) for _ in range(transition_steps)]
         parts += [part for _ in range(steps) for part in step(channels)]
+        nets = Injections(steps, channels, width, injector_law) if injector else None
         if left == 1:
-            return Conditioned(parts, encoder.channels)
+            return Steps(parts, encoder.channels, nets)
         parts.append(SplitPrior(channels, width, conditional_prior))
         deeper = Squeezed(level(4 * (channels // 2), left - 1))
-        return Chain(Conditioned(parts, encoder.channels), OnHalf(deeper))
+        return Chain(Steps(parts, encoder.channels, nets), OnHalf(deeper))
 
     channels, rows, columns = shape
     if details:

@@ -19,7 +19,14 @@ from torch import nn
 from cascade.data import open_images
 
 ROOT = Path(__file__).parents[1]
-torch.set_num_threads(1)  # many small operations: a second thread costs more than it gives
+
+# A worker of the tests and all that it starts keep to one core, so that no two runs of a test
+# differ in their threads (and so in their last bits).
+if hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.sched_setaffinity(0, {cores[worker % len(cores)]})
+torch.set_num_threads(1)
 TINY = ["train.steps=40", "train.batch_size=16", "train.sample_every=40", "model.steps=1"]
 
 

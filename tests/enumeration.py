@@ -11,7 +11,7 @@ from cascade.config import Data, GlowModel, SRFlowModel, StageConfig, Train
 from cascade.dequantise import centre, dequantise, log_volume
 from cascade.stage import Stage
 from stages import Flow, srflow
-from stages.linear import ActNorm
+from stages.linear import Mix
 
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
 
@@ -39,15 +39,15 @@ def tiny_cascade(pyramid: str = "bicubic") -> Cascade:
     """1×1 → 2×2, one channel, two bits: every image can be listed."""
     data = {"name": "none", "channels": 1, "bits": 2}
     train = Train(steps=0, batch_size=1, lr=0.0)
-    base = randomise(Flow(ActNorm(1), (1, 1, 1), 0))
-    base.body.affine.log_scale.data.fill_(1.2)
-    base.body.affine.bias.data.fill_(0.1)
+    base = randomise(Flow(Mix(1), (1, 1, 1), 0))
+    base.body.norm.log_scale.data.fill_(1.2)
+    base.body.norm.bias.data.fill_(0.1)
     haar = pyramid == "haar"
     options = {"levels": 1, "steps": 1, "width": 4, "details": haar, "residual": not haar}
     top = randomise(srflow((1, 2, 2), **options, **ENCODER), 0.1)
     for part in top.modules():
-        if isinstance(part, ActNorm):
-            part.affine.log_scale.data += 0.6 if haar else 0.35  # a few bins wide
+        if isinstance(part, Mix):
+            part.norm.log_scale.data += 0.6 if haar else 0.35  # a few bins wide
     models = GlowModel("glow", pyramid=pyramid), SRFlowModel("srflow", pyramid=pyramid)
     stages = []
     for name, size, model, flow in zip(("base", "top"), (1, 2), models, (base, top), strict=True):

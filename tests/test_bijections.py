@@ -3,15 +3,17 @@
 import pytest
 import torch
 from conftest import randomise
+from torch import nn
 from torch.autograd.functional import jacobian
 
-from stages.bijection import Chain, Conditioned, OnHalf, Squeezed, peel, unpeel
-from stages.coupling import Coupling, Injector, SplitPrior
+from stages.bijection import Chain, OnHalf, Squeezed, peel, unpeel
+from stages.coupling import Coupling, Injections, Injector, SplitPrior
 from stages.glow import glow
-from stages.linear import ActNorm, InvertibleConv, LUConv
-from stages.norm import ChannelAffine, initialise
-from stages.scale import LOG_SIGMA, scale_law, whitening
+from stages.linear import LU, Dense, Mix
+from stages.norm import ChannelAffine, NormedConv, initialise
+from stages.scale import LOG_SIGMA, ScaleLaw, scale_law, whitening
 from stages.srflow import srflow
+from stages.steps import Steps
 
 PLAIN, SQUISHED = scale_law(0.0), scale_law(0.5)
 SYMMETRIC = scale_law(0.5, "symmetric")
@@ -20,22 +22,22 @@ ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 2}
 FEATURES, SIDE = 5, 4
 
 
-def level(channels: int) -> Conditioned:
+def level(channels: int, law: ScaleLaw = SQUISHED) -> Steps:
     parts = [
-        ActNorm(channels),
-        InvertibleConv(channels),
-        Injector(channels, 8, SQUISHED),
-        Coupling(channels, 8, SQUISHED, conditional=True),
+        Mix(channels),
+        Injector(),
+        Coupling(channels, 8, law, conditional=True),
+        Mix(channels),
+        Injector(),
         SplitPrior(channels, 8, conditional=True),
     ]
-    return Conditioned(parts, FEATURES)
+    return Steps(parts, FEATURES, Injections(2, channels, 8, law))
 
 
 # name: (constructor, channels it takes, channels of the condition a level or 0)
 BIJECTIONS = {
-    "actnorm": (lambda c: ActNorm(c), 3, 0),
-    "conv": (lambda c: InvertibleConv(c), 3, 0),
-    "conv as LU": (lambda c: LUConv(c), 4, 0),
+    "mix": (lambda c: Mix(c), 3, 0),
+    "mix, LU": (lambda c: Mix(c, "lu"), 4, 0),
     "coupling plain": (lambda c: Coupling(c, 8, PLAIN), 4, 0),
     "coupling squished": (lambda c: Coupling(c, 8, SQUISHED), 4, 0),
     "coupling symmetric": (lambda c: Coupling(c, 8, SYMMETRIC), 4, 0),
@@ -45,12 +47,12 @@ BIJECTIONS = {
     "coupling conditional": (lambda c: Coupling(c, 8, SQUISHED, conditional=True), 4, 8),
     "prior": (lambda c: SplitPrior(c, 8), 4, 0),
     "prior conditional": (lambda c: SplitPrior(c, 8, conditional=True), 4, 8),
-    "injector": (lambda c: Injector(c, 8, SQUISHED), 3, 8),
-    "injector symmetric": (lambda c: Injector(c, 8, SYMMETRIC), 3, 8),
-    "chain": (lambda c: Chain(ActNorm(c), InvertibleConv(c), Coupling(c, 8, PLAIN)), 4, 0),
-    "squeezed": (lambda c: Squeezed(Chain(ActNorm(4 * c), Coupling(4 * c, 8, PLAIN))), 1, 0),
-    "on half": (lambda c: OnHalf(Chain(ActNorm(c // 2), InvertibleConv(c // 2))), 5, 0),
-    "level": (level, 4, FEATURES),
+    "chain": (lambda c: Chain(Mix(c), Coupling(c, 8, PLAIN)), 4, 0),
+    "squeezed": (lambda c: Squeezed(Chain(Mix(4 * c), Coupling(4 * c, 8, PLAIN))), 1, 0),
+    "on half": (lambda c: OnHalf(Chain(Mix(c // 2), Coupling(c // 2, 8, PLAIN))), 5, 0),
+    "steps": (level, 4, FEATURES),
+    "steps symmetric": (lambda c: level(c, SYMMETRIC), 3, FEATURES),
+    "steps, LU": (lambda c: Steps([Mix(c, "lu"), Mix(c, "lu"), Coupling(c, 8, PLAIN)]), 4, 0),
     "two levels": (lambda c: Chain(level(c), OnHalf(Squeezed(level(2 * c)))), 4, FEATURES),
     "glow body, 1 channel": (lambda c: glow((c, SIDE, SIDE), **SMALL).body, 1, 0),
     "glow body, 3 channels": (lambda c: glow((c, SIDE, SIDE), **SMALL).body, 3, 0),
@@ -158,9 +160,9 @@ def test_squish_bounds_the_scale(law):
 
 def test_squish_reaches_the_injector():
     flow = srflow((1, 8, 8), **SMALL, **ENCODER, squish=0.75)
-    injectors = [m for m in flow.modules() if isinstance(m, Injector)]
-    assert len(injectors) == 4
-    for part in injectors:
+    injections = [m for m in flow.modules() if isinstance(m, Injections)]
+    assert len(injections) == 2
+    for part in injections:
         assert part.law(torch.tensor(-100.0)) == pytest.approx(0.75)
 
 
@@ -183,6 +185,11 @@ def test_peel_and_unpeel():
     assert torch.equal(unpeel(top, rest, squeezed=False), z)
 
 
+def normed(layer: Mix | NormedConv, args: tuple, output: object) -> torch.Tensor:
+    """What a layer's norm made of what the layer was given."""
+    return layer.norm(args[0]) if isinstance(layer, Mix) else output.clone()
+
+
 def test_initialise_fits_every_norm_once_and_only_when_asked():
     flow = srflow((3, 8, 8), **SMALL, **ENCODER)
     x, low = torch.rand(64, 3, 8, 8) - 0.5, torch.rand(64, 3, 4, 4) - 0.5
@@ -192,8 +199,10 @@ def test_initialise_fits_every_norm_once_and_only_when_asked():
     outputs = []
     initialise(flow.body, x, flow.encoder(low))
     assert all(layer.fitted for layer in layers)
-    hooks = [m.register_forward_hook(lambda *a: outputs.append(a[2])) for m in layers]
+    owners = [m for m in flow.modules() if isinstance(m, Mix | NormedConv)]
+    hooks = [m.register_forward_hook(lambda *a: outputs.append(normed(*a))) for m in owners]
     flow.encode(x, low)
+    assert len(outputs) == len(layers)
     for y in outputs:
         assert y.mean((0, 2, 3)).abs().max() < 1e-3
         assert (y.std((0, 2, 3), correction=0) - 1).abs().max() < 2e-2
@@ -221,15 +230,79 @@ def test_algebra_stays_in_float32_under_autocast():
     torch.testing.assert_close(back, x, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("matrix", ["dense", "lu"])
+def test_folded_equals_unfolded(matrix):
+    """A mix is its norm, then its matrix; several folded at once are each one folded alone."""
+    mixes = [randomise(Mix(5, matrix), seed=seed) for seed in range(3)]
+    x = torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    for inverse in (False, True):
+        for mix, cond in zip(mixes, Mix.folded(mixes, inverse), strict=True):
+            direction = mix.inverse if inverse else mix
+            for together, alone in zip(direction(x, cond), direction(x), strict=True):
+                torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+            if not inverse:
+                unfolded = torch.einsum("oi,bihw->bohw", mix.matrix.weight(), mix.norm(x))
+                torch.testing.assert_close(mix(x, cond)[0], unfolded, rtol=0, atol=1e-12)
+
+
+def test_what_is_kept_in_evaluation_follows_the_weights():
+    """After a step, a load, a move or a new tensor, an evaluation is that of the new weights."""
+    flow, other, third = (randomise(glow((1, 8, 8), **SMALL), 0.1, seed) for seed in range(3))
+    x = torch.rand(2, 1, 8, 8, dtype=torch.float64) - 0.5
+
+    def train(flow: nn.Module) -> None:
+        optimiser = torch.optim.Adamax(flow.parameters(), lr=0.1, foreach=True)
+        (-flow.log_prob(x).mean()).backward()
+        optimiser.step()
+
+    def exchange(flow: nn.Module) -> None:
+        for parameter, new in zip(flow.parameters(), other.parameters(), strict=True):
+            parameter.data = new.data.clone()
+
+    changes = (
+        train,
+        lambda flow: flow.load_state_dict(other.state_dict()),
+        lambda flow: torch._foreach_lerp_(list(flow.parameters()), list(third.parameters()), 0.5),
+        exchange,
+        lambda flow: flow.float().double(),
+    )
+    for change in changes:
+        with torch.no_grad():
+            flow.eval()
+            before = flow.log_prob(x)
+            assert torch.equal(flow.log_prob(x), before)
+            torch.testing.assert_close(flow.decode(flow.encode(x)[0]), x, rtol=0, atol=1e-9)
+        with torch.set_grad_enabled(change is train):
+            change(flow.train())
+        flow.eval()
+        fresh = flow.log_prob(x).detach()  # with gradients on, nothing kept is used
+        with torch.no_grad():
+            kept = flow.log_prob(x)
+            torch.testing.assert_close(kept, fresh, rtol=0, atol=1e-10)
+            torch.testing.assert_close(flow.decode(flow.encode(x)[0]), x, rtol=0, atol=1e-9)
+        assert not torch.equal(kept, before)
+
+
+@pytest.mark.parametrize("name", [name for name in FLOWS if name.startswith("srflow")])
+def test_many_images_of_one_condition(name):
+    """Noise for several images a low image gives what each low image repeated gives."""
+    flow, _, low, label = flow_inputs(name)
+    noise = torch.randn(6, *flow.shape, dtype=torch.float64)
+    label = label.repeat_interleave(2)
+    expected = flow.sample(noise, low.repeat_interleave(2, 0), label)
+    torch.testing.assert_close(flow.sample(noise, low, label), expected, rtol=0, atol=1e-9)
+
+
 def test_lu_starts_as_the_rotation_and_keeps_its_form():
     torch.manual_seed(0)
-    dense = InvertibleConv(6).double()
+    dense = Dense(6).double()
     torch.manual_seed(0)
-    lu = LUConv(6).double()
-    torch.testing.assert_close(lu.matrix()[0], dense.weight, rtol=0, atol=1e-6)
-    assert abs(lu.matrix()[1]) < 1e-5
+    lu = LU(6).double()
+    torch.testing.assert_close(lu.weight(), dense.entries, rtol=0, atol=1e-6)
+    assert lu.log_dets([lu], lu.weight()[None]).abs() < 1e-5
     randomise(lu, scale=1.0)
-    weight, log_det = lu.matrix()
+    weight = lu.weight()
+    log_det = lu.log_dets([lu], weight[None])[0]
     torch.testing.assert_close(log_det, torch.linalg.slogdet(weight).logabsdet)
     unpivoted = lu.permutation.T @ weight
     torch.testing.assert_close(unpivoted[0], lu.upper.triu(1)[0] + torch.diag(

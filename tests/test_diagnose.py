@@ -15,7 +15,7 @@ from cascade.diagnose import ROUND_TRIP, StageCheck, check_cascade
 from cascade.stage import Stage, build
 from stages.bijection import Bijection
 from stages.coupling import Coupling, Injector
-from stages.linear import ActNorm, InvertibleConv
+from stages.linear import Mix
 
 SMALL = {"levels": 2, "steps": 2, "width": 8, "squish": 0.3, "classes": 3}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
@@ -59,7 +59,7 @@ def test_random_stages_are_sound(bits):
         assert str(check.verdict) == "sound" and not check.verdict.fault
         assert check.exact == 1
         assert math.isfinite(check.noise_mean) and 0 < check.noise_std < math.inf
-        kinds = (ActNorm, InvertibleConv, Coupling, Injector)
+        kinds = (Mix, Coupling, Injector)
         expected = [n for n, m in mine.flow.named_modules() if isinstance(m, kinds)]
         assert [layer.name for layer in check.layers] == expected
         for layer in check.layers:
@@ -74,16 +74,16 @@ class HalvedLogDet(Coupling):
         return z, log_det / 2
 
 
-class ForgottenPixels(ActNorm):
+class ForgottenPixels(Mix):
     def forward(self, x, cond=()):
         z, log_det = super().forward(x, cond)
         return z, log_det / (x.shape[2] * x.shape[3])
 
 
-class WrongInverse(ActNorm):
+class WrongInverse(Mix):
     def inverse(self, z, cond=()):
         x, log_det = super().inverse(z, cond)
-        return x + 2 * self.affine.bias, log_det
+        return x + 2 * self.norm.bias, log_det
 
 
 def becomes(kind: type) -> Callable[[Bijection], None]:
@@ -94,9 +94,9 @@ def shrink(smallest: float) -> Callable[[Bijection], None]:
     """Give a 1×1's matrix this smallest singular value, for a largest near one."""
 
     def plant(layer: Bijection) -> None:
-        u, s, vh = torch.linalg.svd(layer.weight.data)
+        u, s, vh = torch.linalg.svd(layer.matrix.entries.data)
         s[-1] = smallest * s[0]
-        layer.weight.data = u @ s.diag() @ vh
+        layer.matrix.entries.data = u @ s.diag() @ vh
 
     return plant
 
@@ -108,18 +108,18 @@ def not_a_number(layer: Bijection) -> None:
 # fault: (the kind of layer it is planted in, how, what the verdict says, whether it is a fault)
 FAULTS = {
     "log_det halved": (Coupling, becomes(HalvedLogDet), "reports a log_det", True),
-    "pixels forgotten": (ActNorm, becomes(ForgottenPixels), "reports a log_det", True),
-    "wrong inverse": (ActNorm, becomes(WrongInverse), "does not undo itself", True),
-    "nearly singular": (InvertibleConv, shrink(1e-6), "nearly singular", True),
+    "pixels forgotten": (Mix, becomes(ForgottenPixels), "reports a log_det", True),
+    "wrong inverse": (Mix, becomes(WrongInverse), "does not undo itself", True),
+    "nearly singular": (Mix, shrink(1e-6), "nearly singular", True),
     "singular": (
-        InvertibleConv,
-        lambda layer: layer.weight.data.zero_(),
+        Mix,
+        lambda layer: layer.matrix.entries.data.zero_(),
         "a log_det, not finite",
         True,
     ),
-    "ill-conditioned": (InvertibleConv, shrink(9e-5), "warning: .* is ill-conditioned", False),
+    "ill-conditioned": (Mix, shrink(9e-5), "warning: .* is ill-conditioned", False),
     "nan in a coupling": (Coupling, not_a_number, "gives values, or a log_det, not finite", True),
-    "nan in a 1x1": (InvertibleConv, not_a_number, "gives values, or a log_det, not finite", True),
+    "nan in a 1x1": (Mix, not_a_number, "gives values, or a log_det, not finite", True),
 }
 
 
@@ -135,7 +135,7 @@ def test_a_planted_fault_is_named(cascade, fault, number):
 
 
 def test_the_other_stage_stays_sound(cascade):
-    not_a_number(layer_of(cascade, 1, Injector)[1])
+    not_a_number(layer_of(cascade, 1, Coupling)[1])
     verdicts = [check.verdict for check in check_cascade(cascade, IMAGES, LABELS)]
     assert [verdict.fault for verdict in verdicts] == [False, True]
 

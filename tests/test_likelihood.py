@@ -13,7 +13,7 @@ from cascade.coding import Pixels
 from cascade.likelihood import Report, class_columns, compose, consistency
 from cascade.pyramid import halve
 from stages import glow
-from stages.linear import ActNorm
+from stages.linear import Mix
 
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
 
@@ -25,8 +25,8 @@ def test_probabilities_of_all_integers_sum_to_one(squish_range, record_property)
         glow((1, 2, 2), levels=1, steps=2, width=4, squish=0.5, squish_range=squish_range), 0.1
     )
     for part in flow.modules():
-        if isinstance(part, ActNorm):
-            part.affine.log_scale.data += 0.9  # spread the mass over a few bins, not over dozens
+        if isinstance(part, Mix):
+            part.norm.log_scale.data += 0.9  # spread the mass over a few bins, not over dozens
     bits = 1
     images = all_integers(-4, 6, (1, 2, 2))
     mass = cube_probabilities(flow, images, bits, nodes=4)
@@ -42,8 +42,8 @@ def test_probabilities_of_all_integers_sum_to_one(squish_range, record_property)
 def test_class_conditional_probabilities_sum_to_one():
     flow = randomise(glow((1, 2, 2), levels=1, steps=1, width=4, classes=2), 0.1)
     for part in flow.modules():
-        if isinstance(part, ActNorm):
-            part.affine.log_scale.data += 1.2
+        if isinstance(part, Mix):
+            part.norm.log_scale.data += 1.2
     images = all_integers(-4, 6, (1, 2, 2))
     for y in range(2):
         label = torch.full((len(images),), y)

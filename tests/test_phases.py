@@ -93,12 +93,11 @@ def test_super_resolution_net(details):
     assert all(p.grad is not None for p in net.parameters())  # none unused, as DDP demands
 
 
-def gradients(recompute):
+def gradients(memory):
     """Every parameter's gradient, and how many values were kept for the backward pass."""
     small = {"levels": 2, "steps": 2, "width": 8, "encoder_features": 4, "encoder_growth": 2}
     loss = randomise(StageLoss(srflow((3, 16, 16), encoder_blocks=2, classes=3, **small)))
-    if recompute:
-        loss.flow.recompute()
+    loss.flow.keep(memory)
     torch.manual_seed(1)
     x, low = torch.rand(2, 3, 16, 16).double(), torch.rand(2, 3, 8, 8).double()
     kept = []
@@ -110,9 +109,9 @@ def gradients(recompute):
 
 def test_activations_computed_again_give_the_same_gradients():
     torch.manual_seed(0)
-    stored, all_kept = gradients(recompute=False)
+    stored, all_kept = gradients("store")
     torch.manual_seed(0)
-    recomputed, few_kept = gradients(recompute=True)
+    recomputed, few_kept = gradients("checkpoint")
     for one, two in zip(stored, recomputed, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
     assert few_kept < 0.6 * all_kept
@@ -125,7 +124,7 @@ def test_activations_computed_again_give_the_same_gradients():
         ("srf16", "train.frozen_steps=50", "must be at most train.steps"),
         ("srf16", "train.accumulate=3", "train.accumulate must divide train.batch_size=16"),
         ("srf16", "train.trackers=[mlflow]", "train.trackers must list some of tensorboard, wandb"),
-        ("srf16", "train.memory=none", "train.memory must be one of store, checkpoint"),
+        ("srf16", "train.memory=none", "train.memory must be one of store, checkpoint, reversible"),
     ],
 )
 def test_settings_are_checked_before_any_work(tmp_path, stage, setting, message):

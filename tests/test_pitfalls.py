@@ -24,10 +24,11 @@ from cascade.stage import Stage
 from cascade.watch import HeldOut, density_bpd
 from stages import Flow, InputError, StageLoss, glow, srflow
 from stages.bijection import OnHalf, Squeezed, peel
-from stages.coupling import Coupling, Injector, SplitPrior
+from stages.coupling import Coupling, Injections, Injector, SplitPrior
 from stages.gaussian import log_normal
-from stages.linear import ActNorm, InvertibleConv
+from stages.linear import Mix
 from stages.nets import GainedConv
+from stages.norm import ChannelAffine
 from stages.prior import ClassPrior
 from stages.scale import scale_law, whitening
 
@@ -44,8 +45,7 @@ def affine_layers():
     """Every layer of the form s·x + t with its inputs: module, x, condition, channels kept."""
     features = (normal(2, 8, 4, 4, seed=1),)
     for module, channels, cond, kept in (
-        (ActNorm(5), 5, (), 0),
-        (Injector(5, 8, LAW), 5, features, 0),
+        (Injector(), 5, (normal(2, 5, 4, 4, seed=2), LAW(normal(2, 5, 4, 4, seed=3))), 0),
         (Coupling(5, 8, LAW), 5, (), 2),
         (Coupling(6, 8, LAW, conditional=True), 6, features, 3),
         (Coupling(6, 8, scale_law(0.5, "symmetric")), 6, (), 3),
@@ -143,11 +143,11 @@ def test_02_noise_bounds_the_density():
     """Without dequantisation noise a spike on a grey value has an unbounded density."""
     black, config = torch.zeros(16, 1, 16, 16, dtype=torch.uint8), stage_config(16)
     batches = Batches(ArrayImages(black), config)
-    flow = Flow(ActNorm(1), (1, 16, 16), 0).double()
+    flow = Flow(Mix(1), (1, 16, 16), 0).double()
     for place in (0.0, 0.5):  # of the bin
         for sharpness in (0.0, 5.0, 6.8, 9.0, 14.0):
-            flow.body.affine.bias.fill_(0.5 - place / 256)
-            flow.body.affine.log_scale.fill_(sharpness)
+            flow.body.norm.bias.fill_(0.5 - place / 256)
+            flow.body.norm.log_scale.fill_(sharpness)
             assert Cascade([Stage("spike", config, flow)]).log_prob(black[:1]) < 0
             for batch in (batches(0), batches.fixed(16)):
                 y = batch.target.double()
@@ -164,10 +164,10 @@ def test_03_nats_add_and_bpds_do_not(eights):
     assert sum(stage["bpd"] for stage in report.stages) > 1.1 * bpd
 
 
-@pytest.mark.parametrize("make", [ActNorm, InvertibleConv])
-def test_04_log_dets_count_the_pixels_of_their_own_level(make):
+@pytest.mark.parametrize("matrix", ["dense", "lu"])
+def test_04_log_dets_count_the_pixels_of_their_own_level(matrix):
     """The log-dets of actnorm and 1×1 are H·W times a pixel's, at their own level."""
-    layer = randomise(make(8))
+    layer = randomise(Mix(8, matrix))
     one = log_abs_det(lambda v: layer(v)[0], normal(1, 8, 1, 1)).item()
     assert abs(one) > 0.01
     for height, width in ((1, 3), (2, 6), (5, 4)):
@@ -202,9 +202,9 @@ def test_06_inverse_undoes_scale_and_shift_in_the_right_order():
     x, label = 3 * normal(3, 4, 2, 2) + 5, torch.tensor([0, 1, 2])
     prior = randomise(ClassPrior(3, 4))
     torch.testing.assert_close(prior.inverse(prior(x, label)[0], label), x)
-    norm = ActNorm(4).double()
-    norm.affine.fit(x)
-    y = norm(x)[0]
+    norm = ChannelAffine(4).double()
+    norm.fit(x)
+    y = norm(x)
     assert y.mean((0, 2, 3)).abs().max() < 1e-5
     assert (y.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
 
@@ -212,12 +212,12 @@ def test_06_inverse_undoes_scale_and_shift_in_the_right_order():
 def test_07_slogdet_and_float32_under_autocast():
     """det under- and overflows; log-dets, log s and Gaussian terms stay float32 under autocast."""
     for size in (1e-8, 1e8):
-        conv = InvertibleConv(64).double()
-        conv.weight.data *= size
-        for log_det in (conv(normal(2, 64, 2, 3))[1], -conv.inverse(normal(2, 64, 2, 3))[1]):
+        mix = Mix(64).double()
+        mix.matrix.entries.data *= size
+        for log_det in (mix(normal(2, 64, 2, 3))[1], -mix.inverse(normal(2, 64, 2, 3))[1]):
             assert log_det.tolist() == pytest.approx([6 * 64 * math.log(size)] * 2)
-    conv = randomise(InvertibleConv(5)), normal(2, 5, 4, 4), (), 0
-    for module, x, cond, _ in (*affine_layers(), conv):
+    mix = randomise(Mix(5)), normal(2, 5, 4, 4), (), 0
+    for module, x, cond, _ in (*affine_layers(), mix):
         keeps_float32(module.float(), x.float(), tuple(c.float() for c in cond))
     raw = torch.linspace(-3, 3, 1000)
     for law in (LAW, scale_law(0.5, "symmetric"), whitening):
@@ -246,10 +246,11 @@ def keeps_float32(module: nn.Module, x: torch.Tensor, cond: tuple[torch.Tensor, 
     with torch.autocast("cpu", torch.bfloat16):
         z, log_det = module(x, cond)
         back, inverse_log_det = module.inverse(z, cond)
-    if isinstance(module, ActNorm):
-        expected = 16 * module.affine.log_scale.double().sum().expand(2)
-    elif isinstance(module, InvertibleConv):
-        expected = 16 * torch.linalg.slogdet(module.weight.double()).logabsdet.expand(2)
+    if isinstance(module, Mix):
+        own = torch.linalg.slogdet(module.matrix.weight().double()).logabsdet
+        expected = 16 * (module.norm.log_scale.double().sum() + own).expand(2)
+    elif isinstance(module, Injector):
+        expected = cond[1].double().log().flatten(1).sum(1)
     else:
         raw = predicted[0].double().chunk(2, dim=1)[1]
         expected = module.law(raw).log().flatten(1).sum(1)
@@ -282,7 +283,7 @@ def test_08_each_latent_is_counted_once(classes):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-AFFINE = (ActNorm, InvertibleConv, Coupling, SplitPrior, Injector, ClassPrior)
+AFFINE = (Mix, Coupling, SplitPrior, ClassPrior)
 
 
 def calls(flow: Flow, kind: type | tuple[type, ...], *inputs: torch.Tensor | None) -> dict:
@@ -311,10 +312,14 @@ def test_09_fresh_nets_predict_nothing_and_randomised_ones_do():
     ):
         last = calls(flow.double(), GainedConv, x, low, label)
         assert last and not any(predicted.any() for _, predicted in last.values())
-        affine = calls(flow, AFFINE, x, low, label)
+        affine, injected = (calls(flow, kinds, x, low, label) for kinds in (AFFINE, Injections))
         moved = dict(randomise(flow, 0.1).named_modules())
+        for name, (inputs, before) in injected.items():
+            for (_, old), (_, new) in zip(before, moved[name](*inputs), strict=True):
+                assert old.std() < 1e-9 and new.std() > 1e-4, name
         for name, (inputs, before) in affine.items():
-            after = moved[name](*inputs)
+            own = isinstance(moved[name], Mix)  # what it was handed was made of the old weights
+            after = moved[name](inputs[0]) if own else moved[name](*inputs)
             for a, b in zip(before, after, strict=True):
                 assert (a - b).abs().amax(tuple(range(1, a.dim()))).min() > 1e-4, name
             if hasattr(moved[name], "net"):  # its scale now depends on what the net reads

@@ -133,8 +133,9 @@ def ours(config: StageConfig, device: torch.device, precision: str) -> dict[str,
     torch.manual_seed(0)
     loss = StageLoss(build(config)).to(device)
     initialise(loss, x, low, label)
-    if config.train.memory == "checkpoint":
-        loss.flow.recompute()
+    loss.flow.keep(config.train.memory)
+    if config.train.compile:
+        loss.compile()
     adam, flow = optimiser(loss, config.train), loss.flow
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     noise = torch.randn_like(x)
