@@ -34,6 +34,11 @@ def build(config: StageConfig) -> Flow:
     else:
         told = config.augment.condition
         flow = srflow(shape, details=model.pyramid == "haar", told_sigma=told, **options)
+    return channels_last(flow)
+
+
+def channels_last(flow: Flow) -> Flow:
+    """The flow with its convolutions' weights laid out for images of that layout."""
     for module in flow.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.to(memory_format=torch.channels_last)

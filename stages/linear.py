@@ -120,7 +120,7 @@ class Mix(Bijection):
 
     def rewind(self, z: Tensor, cond: Cond) -> Rewound:
         weight, shift, _ = cond
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
             backward = torch.linalg.inv(weight.double()).to(weight.dtype)
             x = F.linear(z.permute(0, 2, 3, 1) - shift, backward).permute(0, 3, 1, 2)
         return [x.requires_grad_()], *self(x, cond)

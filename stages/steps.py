@@ -43,14 +43,9 @@ class Steps(Remembering, Bijection):
         if self.widths:
             self.project = NormedConv(features, sum(self.widths), 3)
 
-    def _given(self, cond: Cond, inverse: bool) -> list[Cond]:
-        """What each part is handed."""
+    def of_condition(self, cond: Cond) -> list[Cond]:
+        """What each part is handed of the condition."""
         given: list[Cond] = [()] * len(self.parts)
-        mixes = [self.parts[i] for i in self.mixes]
-        if mixes:
-            folded = self.remembered(inverse, lambda: Mix.folded(mixes, inverse), mixes)
-            for i, affine in zip(self.mixes, folded, strict=True):
-                given[i] = affine
         if self.widths:
             slices = list(self.project(cond[0]).split(self.widths, dim=1))
             if self.injections:
@@ -58,6 +53,15 @@ class Steps(Remembering, Bijection):
                     given[i] = affine
             for i, hidden in zip(self.readers, slices, strict=True):
                 given[i] = (hidden,)
+        return given
+
+    def _given(self, cond: Cond, inverse: bool) -> list[Cond]:
+        """What each part is handed, for one direction."""
+        given, mixes = self.of_condition(cond), [self.parts[i] for i in self.mixes]
+        if mixes:
+            folded = self.remembered(inverse, lambda: Mix.folded(mixes, inverse), mixes)
+            for i, affine in zip(self.mixes, folded, strict=True):
+                given[i] = affine
         return given
 
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from dataclasses import replace
 from statistics import median
 
 import cli
 import measure
-import rivals
 import torch
+from operations import RIVALS, VERSIONS, ours
 from rich.table import Table
-from torch import Tensor
 
 from cascade.config import StageConfig, load_config
-from cascade.optimise import optimiser
 from cascade.stage import build
-from stages import InputError, StageLoss, initialise
+from stages import InputError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 KINDS = ("training", "likelihood", "sampling")
+OF_A_CONDITION = {  # what an SRFlow is timed at as well
+    "versions": f"{VERSIONS} samples of one low image",
+    "encoder": "of training: the encoder",
+    "condition": "of training: what its features decide",
+}
+RATIOS = {"training": "train_ratio", "sampling": "sample_ratio", "versions": "versions_ratio"}
 
 
 def main() -> None:
@@ -29,7 +34,11 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if args.memory:
-        print(measure.peak_memory(ours(config, device, args.precision[0])[args.memory], device))
+        operation = ours(config, device, args.precision[0])[args.memory]
+        used = measure.peak_memory(operation, device)
+        if args.memory == "training":
+            used -= measure.size_of(build(config))  # the gradients
+        print(used)
         return
     operations, counts = gather(args, config, device)
     seconds = measure.interleaved(operations, device, args.repeats)
@@ -49,16 +58,21 @@ def main() -> None:
 def gather(
     args: argparse.Namespace, config: StageConfig, device: torch.device
 ) -> tuple[dict[str, measure.Operation], dict[str, int]]:
-    """All that is to be timed, by name, and the floating-point operations of what is ours."""
+    """All that is to be timed, by name, and the floating-point operations of what is ours.
+
+    They are counted of the stage as it is written: not compiled, nothing computed twice.
+    """
     operations, counts = {}, {}
+    written = replace(config, train=replace(config.train, compile=False, memory="store"))
     for precision in args.precision:
         peak = f"peak {precision}"
         operations[peak], counts[peak] = measure.matmul(device, PRECISIONS[precision])
         for kind, operation in ours(config, device, precision).items():
             operations[f"{kind} {precision}"] = operation
+        for kind, operation in ours(written, device, precision).items():
             counts[f"{kind} {precision}"] = measure.flops(operation)
         if args.against:
-            for kind, operation in theirs(config, device, precision).items():
+            for kind, operation in RIVALS[args.against](written, device, precision).items():
                 operations[f"{args.against} {kind} {precision}"] = operation
     return operations, counts
 
@@ -66,28 +80,24 @@ def gather(
 def summary(
     args: argparse.Namespace, batch: int, seconds: dict[str, list[float]], counts: dict[str, int]
 ) -> dict[str, object]:
-    """The table's rows, the peaks, and, ``--against`` another package, the ratios."""
+    """The table's rows, the peaks, and, ``--against`` another implementation, the ratios."""
     speeds = {name: count / median(seconds[name]) / 1e9 for name, count in counts.items()}
-    rows = [
-        {
-            "operation": kind,
-            "precision": precision,
-            "images_per_s": batch / median(seconds[f"{kind} {precision}"]),
-            "ms": 1000 * median(seconds[f"{kind} {precision}"]),
-            "gflops": speeds[f"{kind} {precision}"],
-            "share_of_peak": speeds[f"{kind} {precision}"] / speeds[f"peak {precision}"],
-            "mib": memory_of(args, kind, precision) / 2**20,
-        }
-        for precision in args.precision
-        for kind in KINDS
-    ]
-    ratios = {}
-    for precision in args.precision if args.against else ():
-        suffix = "_bf16" if precision == "bfloat16" else ""
-        for kind, short in (("training", "train"), ("sampling", "sample")):
+    rows, ratios = [], {}
+    for precision in args.precision:
+        for kind in (*KINDS, *OF_A_CONDITION):
             name = f"{kind} {precision}"
-            found = measure.ratio(seconds[f"{args.against} {name}"], seconds[name])
-            ratios[f"{short}_ratio{suffix}"] = found
+            if name not in seconds:
+                continue
+            images, time = VERSIONS if kind == "versions" else batch, median(seconds[name])
+            share = speeds[name] / speeds[f"peak {precision}"]
+            row = {"operation": kind, "precision": precision, "images_per_s": images / time}
+            row |= {"ms": 1000 * time, "gflops": speeds[name], "share_of_peak": share}
+            if kind in KINDS:
+                row["mib"] = memory_of(args, kind, precision) / 2**20
+            rows.append(row)
+            if f"{args.against} {name}" in seconds:
+                found = measure.ratio(seconds[f"{args.against} {name}"], seconds[name])
+                ratios[RATIOS[kind] + "_bf16" * (precision == "bfloat16")] = found
     peaks = {precision: speeds[f"peak {precision}"] for precision in args.precision}
     return {"peak_gflops": peaks, "rows": rows, **ratios}
 
@@ -103,9 +113,15 @@ def parse() -> argparse.Namespace:
         "--precision", type=lambda text: text.split(","), default=["float32"],
         help="float32, bfloat16, or both: float32,bfloat16",
     )  # fmt: skip
-    parser.add_argument("--against", choices=["normflows"], help="the same Glow of another package")
+    parser.add_argument(
+        "--against", choices=list(RIVALS),
+        help="a Glow of another package, or an SRFlow that reads its condition at every step",
+    )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, ...; a GPU where there is one")
-    parser.add_argument("--memory", choices=KINDS, help="print one operation's peak bytes alone")
+    parser.add_argument(
+        "--memory", choices=KINDS,
+        help="print one operation's peak bytes alone, beyond weights, gradients and optimiser",
+    )  # fmt: skip
     parser.add_argument("--json", help="also write the table to this file")
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     args = parser.parse_intermixed_args()
@@ -114,79 +130,6 @@ def parse() -> argparse.Namespace:
             f"--precision is float32, bfloat16 or both, got {','.join(args.precision)}"
         )
     return args
-
-
-def inputs(config: StageConfig, device: torch.device) -> tuple[Tensor | None, ...]:
-    """What a stage's loss takes: made-up values of the right shapes."""
-    torch.manual_seed(0)
-    flow, count = build(config), config.train.batch_size
-    x = torch.rand(count, *flow.shape, device=device) - 0.5
-    half = config.data.size // 2
-    low = torch.rand(count, config.data.channels, half, half, device=device) - 0.5
-    label = torch.arange(count, device=device) % max(1, config.model.classes)
-    return x, low if flow.encoder else None, label if flow.classes else None
-
-
-def ours(config: StageConfig, device: torch.device, precision: str) -> dict[str, measure.Operation]:
-    """One training step, log-probabilities and samples of one batch."""
-    x, low, label = inputs(config, device)
-    torch.manual_seed(0)
-    loss = StageLoss(build(config)).to(device)
-    initialise(loss, x, low, label)
-    loss.flow.keep(config.train.memory)
-    if config.train.compile:
-        loss.compile()
-    adam, flow = optimiser(loss, config.train), loss.flow
-    mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    noise = torch.randn_like(x)
-
-    def train() -> None:
-        loss.train()
-        with mixed:
-            nats, _ = loss(x, low, label)
-        (-nats.mean() / x[0].numel()).backward()
-        torch.nn.utils.clip_grad_norm_(loss.parameters(), config.train.clip, foreach=True)
-        adam.step()
-        adam.zero_grad()
-
-    @torch.no_grad()
-    def score() -> None:
-        loss.eval()
-        with mixed:
-            flow.log_prob(x, low, label)
-
-    @torch.no_grad()
-    def sample() -> None:
-        loss.eval()
-        with mixed:
-            flow.sample(noise, low, label)
-
-    return {"training": train, "likelihood": score, "sampling": sample}
-
-
-def theirs(
-    config: StageConfig, device: torch.device, precision: str
-) -> dict[str, measure.Operation]:
-    """The same of normflows' Glow."""
-    x, *_ = inputs(config, device)
-    flow = rivals.normflows_glow(config, x).to(device)
-    adam = optimiser(flow, config.train)
-    mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-    def train() -> None:
-        with mixed:
-            loss = flow.forward_kld(x)
-        (loss / x[0].numel()).backward()
-        torch.nn.utils.clip_grad_norm_(flow.parameters(), config.train.clip, foreach=True)
-        adam.step()
-        adam.zero_grad()
-
-    @torch.no_grad()
-    def sample() -> None:
-        with mixed:
-            flow.sample(len(x))
-
-    return {"training": train, "sampling": sample}
 
 
 def memory_of(args: argparse.Namespace, kind: str, precision: str) -> int:
@@ -204,10 +147,11 @@ def show(result: dict[str, object], against: str | None) -> None:
     for name in ("images/s", "ms", "GFLOP/s", "of the peak", "MiB"):
         table.add_column(name, justify="right")
     for row in result["rows"]:
+        kind = OF_A_CONDITION.get(row["operation"], row["operation"])
         table.add_row(
-            f"{row['operation']}, {row['precision']}", f"{row['images_per_s']:.1f}",
-            f"{row['ms']:.1f}", f"{row['gflops']:.1f}", f"{row['share_of_peak']:.0%}",
-            f"{row['mib']:.0f}",
+            f"{kind}, {row['precision']}", f"{row['images_per_s']:.1f}", f"{row['ms']:.1f}",
+            f"{row['gflops']:.1f}", f"{row['share_of_peak']:.0%}",
+            f"{row['mib']:.0f}" if "mib" in row else "",
         )  # fmt: skip
     cli.say(table)
     peaks = ", ".join(f"{p} {speed:.0f}" for p, speed in result["peak_gflops"].items())

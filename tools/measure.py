@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 Operation = Callable[[], object]
@@ -63,20 +64,26 @@ def ratio(theirs: list[float], ours: list[float]) -> float:
 
 
 def peak_memory(operation: Operation, device: torch.device) -> int:
-    """Bytes that two runs of an operation need beyond what was there before.
+    """Bytes that an operation needs beyond what is there after it has run before.
 
     On a CPU it is the growth of the process's size, as Linux keeps count of it.
     """
+    operation()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        operation(), operation()
+        operation()
         return torch.cuda.max_memory_allocated(device) - before
     ctypes.CDLL(None).malloc_trim(0)  # give back what is free already
     Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far
     before = _status("VmRSS")
-    operation(), operation()
+    operation()
     return _status("VmHWM") - before
+
+
+def size_of(module: nn.Module) -> int:
+    """Bytes of a module's parameters."""
+    return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
 def _status(name: str) -> int:

@@ -1,12 +1,19 @@
-"""The same architectures in other packages, for `bench.py` to compare with."""
+"""The same architectures elsewhere and otherwise, for `bench.py` to compare with."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cascade.config import StageConfig
-from stages import InputError
+from cascade.stage import build, channels_last
+from stages import Flow, InputError
+from stages.bijection import Bijection, Chain, Cond, OnHalf, Squeezed
+from stages.coupling import Coupling, SplitPrior
+from stages.linear import Mix
+from stages.nets import CouplingNet
+from stages.scale import ScaleLaw, scale_law
 
 
 def normflows_glow(config: StageConfig, x: Tensor) -> nn.Module:
@@ -37,3 +44,78 @@ def normflows_glow(config: StageConfig, x: Tensor) -> nn.Module:
     model = nf.MultiscaleFlow(bases, flows, merges, class_cond=False)
     model.forward_kld(x)  # its ActNorm is fitted to the first batch
     return model
+
+
+def plain_srflow(config: StageConfig) -> Flow:
+    """The SRFlow of a configuration as it is usually written: every step reads the features.
+
+    Its couplings convolve the kept half and the features together, its injectors the features, at
+    every step; actnorm and 1×1 are two maps, each with its own determinant and inverse.
+    """
+    if config.model.kind != "srflow" or config.model.pyramid == "haar":
+        raise InputError("--against plain is for an SRFlow with model.pyramid=bicubic")
+    flow, model = build(config), config.model
+    law, features = scale_law(model.squish, model.squish_range), flow.encoder.channels
+
+    def step(channels: int) -> list[Bijection]:
+        couple = _PlainCoupling(channels, model.width, law, features)
+        return [_PlainMix(channels), _PlainInjector(channels, model.width, law, features), couple]
+
+    def level(channels: int, left: int) -> Bijection:
+        parts = [_PlainMix(channels) for _ in range(model.transition_steps)]
+        parts += [part for _ in range(model.steps) for part in step(channels)]
+        if left == 1:
+            return Chain(*parts)
+        deeper = Squeezed(level(4 * (channels // 2), left - 1))
+        return Chain(*parts, SplitPrior(channels, model.width), OnHalf(deeper))
+
+    flow.body = Squeezed(level(4 * config.data.channels, model.levels))
+    return channels_last(flow)
+
+
+class _PlainMix(Mix):
+    """ActNorm, then a 1×1 convolution."""
+
+    def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
+        weight = self.matrix.weight()
+        log_det = torch.linalg.slogdet(weight).logabsdet + self.norm.log_scale.sum()
+        y = F.conv2d(self.norm(x), weight[:, :, None, None])
+        return y, (x.shape[2] * x.shape[3] * log_det).expand(len(x))
+
+    def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
+        weight = self.matrix.weight()
+        log_det = torch.linalg.slogdet(weight).logabsdet + self.norm.log_scale.sum()
+        backward = torch.linalg.inv(weight.double()).to(z.dtype)
+        x = F.conv2d(z, backward[:, :, None, None])
+        x = x * (-self.norm.log_scale).exp() - self.norm.bias
+        return x, -(x.shape[2] * x.shape[3] * log_det).expand(len(x))
+
+
+class _PlainCoupling(Coupling):
+    def __init__(self, channels: int, width: int, law: ScaleLaw, features: int):
+        super().__init__(channels, width, law)
+        kept = channels // 2
+        self.net = CouplingNet(kept + features, width, 2 * (channels - kept))
+
+    def _shift_scale(self, kept: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        predicted = self.net(torch.cat([kept, cond[0]], dim=1)).to(kept.dtype)
+        shift, raw = predicted.chunk(2, dim=1)
+        return shift, self.law(raw)
+
+
+class _PlainInjector(Bijection):
+    def __init__(self, channels: int, width: int, law: ScaleLaw, features: int):
+        super().__init__()
+        self.law, self.net = law, CouplingNet(features, width, 2 * channels)
+
+    def _shift_scale(self, cond: Cond) -> tuple[Tensor, Tensor]:
+        shift, raw = self.net(cond[0]).chunk(2, dim=1)
+        return shift, self.law(raw)
+
+    def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
+        shift, scale = self._shift_scale(cond)
+        return scale * x + shift, scale.log().flatten(1).sum(1)
+
+    def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
+        shift, scale = self._shift_scale(cond)
+        return (z - shift) / scale, -scale.log().flatten(1).sum(1)

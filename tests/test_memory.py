@@ -1,0 +1,122 @@
+"""What a backward pass finds kept: the modes of `Flow.keep`, and compiled steps."""
+
+import pytest
+import torch
+from conftest import ROOT, TINY, launch, randomise, run_tool
+from torch import Tensor, nn
+
+from cascade.stage import read_tensors
+from stages import StageLoss, glow, srflow
+
+SMALL = {"levels": 2, "width": 8}
+ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 2}
+STAGES = {
+    "glow": lambda steps=2: glow((3, 16, 16), steps=steps, **SMALL),
+    "glow, additive, classes": lambda steps=2: glow(
+        (3, 16, 16), steps=steps, coupling="additive", permutation="lu", classes=3, **SMALL
+    ),
+    "srflow": lambda steps=2: srflow((3, 16, 16), steps=steps, classes=3, **SMALL, **ENCODER),
+    "srflow, no injector": lambda steps=2: srflow(
+        (3, 16, 16), steps=steps, injector=False, residual=True, conditional_prior=True,
+        squish_range="symmetric", **SMALL, **ENCODER,
+    ),
+    "srflow, details": lambda steps=2: srflow(
+        (3, 16, 16), steps=steps, details=True, **SMALL, **ENCODER
+    ),
+}  # fmt: skip
+
+
+def inputs(loss: StageLoss, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+    torch.manual_seed(1)
+    x = torch.rand(2, *loss.flow.shape, dtype=dtype) - 0.5
+    low = torch.rand(2, 3, 8, 8, dtype=dtype) - 0.5
+    return x, low if loss.flow.encoder else None, torch.tensor([0, 2])
+
+
+def gradients(loss: nn.Module, *given: Tensor | None) -> tuple[list[Tensor | None], int]:
+    """Every parameter's gradient, and how many values were kept for the backward pass."""
+    loss.zero_grad()
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.update({t.untyped_storage().data_ptr(): t}) or t, lambda t: t
+    ):
+        nats, logits = loss(*given)
+    (nats.sum() + (0 if logits is None else logits.square().sum())).backward()
+    return [p.grad for p in loss.parameters()], sum(tensor.numel() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("memory", ["checkpoint", "reversible"])
+@pytest.mark.parametrize("name", STAGES)
+def test_gradients_are_those_of_stored_activations(name, memory):
+    torch.manual_seed(0)
+    loss = randomise(StageLoss(STAGES[name]()), 0.1)
+    for dtype, tolerance in ((torch.float64, 1e-8), (torch.float32, 1e-3)):
+        given = inputs(loss.to(dtype), dtype)
+        loss.flow.keep("store")
+        stored, all_kept = gradients(loss, *given)
+        loss.flow.keep(memory)
+        found, few_kept = gradients(loss, *given)
+        assert few_kept < 0.8 * all_kept
+        for one, two in zip(stored, found, strict=True):
+            assert (one - two).norm() <= tolerance * one.norm()
+
+
+def test_reversible_keeps_as_much_of_an_image_at_any_depth():
+    kept = {}
+    for memory in ("store", "reversible"):
+        for steps in (2, 16):
+            loss = randomise(StageLoss(STAGES["glow"](steps)), 0.1)
+            loss.flow.keep(memory)
+            x, *_ = inputs(loss, torch.float64)
+            one, two = (gradients(loss, images)[1] for images in (x[:1], x))
+            kept[memory, steps] = two - one  # weights are kept as well
+    assert kept["store", 16] > 5 * kept["store", 2]
+    assert kept["reversible", 16] == kept["reversible", 2]
+
+
+def test_reversible_under_autocast_runs_its_nets_as_forward_did():
+    loss = randomise(StageLoss(STAGES["srflow"]()), 0.1).float()
+    given = inputs(loss, torch.float32)
+    found = {}
+    for memory in ("store", "reversible"):
+        loss.flow.keep(memory)
+        with torch.autocast("cpu", torch.bfloat16):
+            nats, _ = loss(*given)
+        loss.zero_grad()
+        nats.sum().backward()  # outside, as accelerate does
+        found[memory] = torch.cat([p.grad.flatten() for p in loss.flow.body.parameters()])
+    error = (found["store"] - found["reversible"]).norm() / found["store"].norm()
+    assert error < 0.02  # bfloat16 has 8 bits
+
+
+def test_two_processes_train_reversibly_as_one_stores(tmp_path, few_digits):
+    """DDP waits for the gradients of every weight, and gets them."""
+    config = ROOT / "configs" / "mnist5k" / "srf16.yaml"
+    settings = [*TINY, f"data.name={few_digits}", "train.steps=2", "train.warmup=0"]
+    settings += ["train.lr=0.001", "train.validate_images=16", "train.init_images=64"]
+    done = run_tool("train", config, f"out={tmp_path / 'one'}", *settings)
+    assert done.returncode == 0, done.stderr
+    done = launch(
+        "torchrun", "--standalone", "--nproc_per_node", "2", "tools/train.py", config,
+        f"out={tmp_path / 'two'}", *settings, "train.memory=reversible",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, two = (read_tensors(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name].double(), weight.double(), rtol=1e-2, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "memory"), [("glow, additive, classes", "store"), ("srflow", "checkpoint")]
+)
+def test_a_step_compiles_whole(name, memory):
+    """Without a break in the graph, forward and backward; code generation is left out."""
+    torch.compiler.reset()
+    loss = randomise(StageLoss(STAGES[name]()), 0.1)
+    loss.flow.keep(memory)
+    given = inputs(loss, torch.float64)
+    expected, _ = gradients(loss, *given)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    found, _ = gradients(compiled, *given)
+    for one, two in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)

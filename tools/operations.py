@@ -1,0 +1,171 @@
+"""What `bench.py` times: a stage's training step, likelihoods and samples, and those of rivals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import measure
+import rivals
+import torch
+from torch import Tensor, nn
+
+from cascade.config import StageConfig
+from cascade.optimise import optimiser
+from cascade.stage import build
+from stages import Flow, StageLoss, initialise
+from stages.steps import Steps
+
+VERSIONS = 16  # samples of one low image
+
+
+@dataclass
+class Inputs:
+    """What a stage's loss takes: made-up values of the right shapes."""
+
+    x: Tensor
+    low: Tensor | None
+    label: Tensor | None
+
+
+def inputs(config: StageConfig, device: torch.device) -> Inputs:
+    torch.manual_seed(0)
+    flow, count, half = build(config), config.train.batch_size, config.data.size // 2
+    x = torch.rand(count, *flow.shape, device=device) - 0.5
+    low = torch.rand(count, config.data.channels, half, half, device=device) - 0.5
+    label = torch.arange(count, device=device) % max(1, config.model.classes)
+    return Inputs(x, low if flow.encoder else None, label if flow.classes else None)
+
+
+def ready(flow: Flow, config: StageConfig, device: torch.device) -> StageLoss:
+    """A flow with fresh weights, as training begins with it."""
+    given, loss = inputs(config, device), StageLoss(flow).to(device)
+    initialise(loss, given.x, given.low, given.label)
+    flow.keep(config.train.memory)
+    if config.train.compile:
+        loss.compile()
+    return loss
+
+
+def ours(config: StageConfig, device: torch.device, precision: str) -> dict[str, measure.Operation]:
+    """One training step, log-probabilities and samples of one batch; of an SRFlow also its parts.
+
+    ``versions`` are samples of one low image; ``encoder`` and ``condition`` the parts of a training
+    step that make the features, and what of the steps the features alone decide.
+    """
+    torch.manual_seed(0)
+    loss = ready(build(config), config, device)
+    found = of_a_stage(loss, config, device, precision)
+    return found | (parts(loss.flow, config, device, precision) if loss.flow.encoder else {})
+
+
+def of_a_stage(
+    loss: StageLoss, config: StageConfig, device: torch.device, precision: str
+) -> dict[str, measure.Operation]:
+    flow, given, mixed = loss.flow, inputs(config, device), autocast(device, precision)
+    noise, adam = torch.randn_like(given.x), optimiser(loss, config.train)
+
+    def train() -> None:
+        loss.train()
+        with mixed:
+            nats, _ = loss(given.x, given.low, given.label)
+        update(-nats.mean() / given.x[0].numel(), loss, adam, config)
+
+    @torch.no_grad()
+    def score() -> None:
+        loss.eval()
+        with mixed:
+            flow.log_prob(given.x, given.low, given.label)
+
+    @torch.no_grad()
+    def sample() -> None:
+        loss.eval()
+        with mixed:
+            flow.sample(noise, given.low, given.label)
+
+    return {"training": train, "likelihood": score, "sampling": sample}
+
+
+def parts(
+    flow: Flow, config: StageConfig, device: torch.device, precision: str
+) -> dict[str, measure.Operation]:
+    given, mixed = inputs(config, device), autocast(device, precision)
+    levels = [module for module in flow.modules() if isinstance(module, Steps)]
+    with torch.no_grad(), mixed:
+        features = flow.encoder(given.low)
+    features = [feature.requires_grad_() for feature in features]
+
+    def encoder() -> None:
+        with mixed:
+            made = flow.encoder(given.low)
+        sum(feature.sum() for feature in made).backward()
+        flow.zero_grad()
+
+    def condition() -> None:
+        with mixed:
+            made = [level.of_condition((f,)) for level, f in zip(levels, features, strict=True)]
+        sum(tensor.sum() for level in made for cond in level for tensor in cond).backward()
+        flow.zero_grad()
+
+    versions = of_one_image(flow, given, given.low[:1], mixed)
+    return {"versions": versions, "encoder": encoder, "condition": condition}
+
+
+def of_one_image(
+    flow: Flow, given: Inputs, low: Tensor, mixed: torch.autocast
+) -> measure.Operation:
+    noise = torch.randn(VERSIONS, *flow.shape, device=low.device)
+    label = None if given.label is None else given.label[:1].expand(VERSIONS)
+
+    @torch.no_grad()
+    def versions() -> None:
+        flow.eval()
+        with mixed:
+            flow.sample(noise, low, label)
+
+    return versions
+
+
+def plain(
+    config: StageConfig, device: torch.device, precision: str
+) -> dict[str, measure.Operation]:
+    """The same of an SRFlow that reads its condition at every step."""
+    loss = ready(rivals.plain_srflow(config), config, device)
+    given, mixed = inputs(config, device), autocast(device, precision)
+    low = given.low[:1].expand(VERSIONS, -1, -1, -1)
+    versions = of_one_image(loss.flow, given, low, mixed)
+    return of_a_stage(loss, config, device, precision) | {"versions": versions}
+
+
+def normflows(
+    config: StageConfig, device: torch.device, precision: str
+) -> dict[str, measure.Operation]:
+    """The same of normflows' Glow."""
+    x, mixed = inputs(config, device).x, autocast(device, precision)
+    flow = rivals.normflows_glow(config, x).to(device)
+    adam = optimiser(flow, config.train)
+
+    def train() -> None:
+        with mixed:
+            loss = flow.forward_kld(x)
+        update(loss / x[0].numel(), flow, adam, config)
+
+    @torch.no_grad()
+    def sample() -> None:
+        with mixed:
+            flow.sample(len(x))
+
+    return {"training": train, "sampling": sample}
+
+
+RIVALS = {"normflows": normflows, "plain": plain}
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def update(loss: Tensor, module: nn.Module, adam: torch.optim.Optimizer, config: StageConfig):
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), config.train.clip, foreach=True)
+    adam.step()
+    adam.zero_grad()
