@@ -15,7 +15,7 @@ demo: .venv/installed
 	@echo "demo/samples.png shows the samples, demo/likelihood.json holds the figures"
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

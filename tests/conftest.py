@@ -102,9 +102,7 @@ def digits(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
     for name in ("glow8", "srf16"):
         config = ROOT / "configs" / "mnist5k" / f"{name}.yaml"
-        done = launch(
-            "accelerate", "launch", "tools/train.py", config, f"out={folder / name}", *TINY
-        )
+        done = run_tool("train", config, f"out={folder / name}", *TINY)
         assert done.returncode == 0, done.stderr
     return folder
 

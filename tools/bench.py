@@ -34,11 +34,10 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if args.memory:
-        operation = ours(config, device, args.precision[0])[args.memory]
-        used = measure.peak_memory(operation, device)
-        if args.memory == "training":
-            used -= measure.size_of(build(config))  # the gradients
-        print(used)
+        training = args.memory == "training"
+        operation = "backward" if training else args.memory
+        used = measure.peak_memory(ours(config, device, args.precision[0])[operation], device)
+        print(used - training * measure.size_of(build(config)))  # less the gradients
         return
     operations, counts = gather(args, config, device)
     seconds = measure.interleaved(operations, device, args.repeats)

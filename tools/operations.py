@@ -49,6 +49,7 @@ def ready(flow: Flow, config: StageConfig, device: torch.device) -> StageLoss:
 def ours(config: StageConfig, device: torch.device, precision: str) -> dict[str, measure.Operation]:
     """One training step, log-probabilities and samples of one batch; of an SRFlow also its parts.
 
+    ``backward`` is a training step without the optimiser's.
     ``versions`` are samples of one low image; ``encoder`` and ``condition`` the parts of a training
     step that make the features, and what of the steps the features alone decide.
     """
@@ -64,11 +65,19 @@ def of_a_stage(
     flow, given, mixed = loss.flow, inputs(config, device), autocast(device, precision)
     noise, adam = torch.randn_like(given.x), optimiser(loss, config.train)
 
-    def train() -> None:
+    def differentiate() -> None:
         loss.train()
         with mixed:
             nats, _ = loss(given.x, given.low, given.label)
-        update(-nats.mean() / given.x[0].numel(), loss, adam, config)
+        (-nats.mean() / given.x[0].numel()).backward()
+
+    def train() -> None:
+        differentiate()
+        update(loss, adam, config)
+
+    def backward() -> None:
+        differentiate()
+        loss.zero_grad()
 
     @torch.no_grad()
     def score() -> None:
@@ -82,7 +91,7 @@ def of_a_stage(
         with mixed:
             flow.sample(noise, given.low, given.label)
 
-    return {"training": train, "likelihood": score, "sampling": sample}
+    return {"training": train, "backward": backward, "likelihood": score, "sampling": sample}
 
 
 def parts(
@@ -147,7 +156,8 @@ def normflows(
     def train() -> None:
         with mixed:
             loss = flow.forward_kld(x)
-        update(loss / x[0].numel(), flow, adam, config)
+        (loss / x[0].numel()).backward()
+        update(flow, adam, config)
 
     @torch.no_grad()
     def sample() -> None:
@@ -164,8 +174,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def update(loss: Tensor, module: nn.Module, adam: torch.optim.Optimizer, config: StageConfig):
-    loss.backward()
+def update(module: nn.Module, adam: torch.optim.Optimizer, config: StageConfig) -> None:
     torch.nn.utils.clip_grad_norm_(module.parameters(), config.train.clip, foreach=True)
     adam.step()
     adam.zero_grad()
