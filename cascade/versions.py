@@ -40,7 +40,7 @@ def versions(
 
     ``low`` is uint8 (N, C, h, w), of a size that some stage makes but the last; ``temperature`` is
     one number, or one for each stage of the whole cascade. A version depends on its low image,
-    label, temperature, seed and number (n·count + version) alone.
+    label, temperature, seed and number alone: all low images share the noise of each number.
     """
     first = level_of(cascade, low.shape[-1]) + 1
     labels = cascade.needed_labels(labels, len(low))
@@ -49,7 +49,7 @@ def versions(
     found = []
     for i, scale in list(enumerate(cascade.temperatures(temperature)))[first:]:
         stage = cascade.stages[i]
-        noise = scale * sample_noise(stage.flow.shape, seed, i, 0, len(image))
+        noise = scale * sample_noise(stage.flow.shape, seed, i, 0, count).repeat(len(low), 1, 1, 1)
         y = stage.run(stage.flow.sample, noise, image, labels)
         image, _ = stage.coding.image(y, image)
         found.append(expand_bits(image, cascade.bits).unflatten(0, (len(low), count)))

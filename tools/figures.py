@@ -39,7 +39,7 @@ NUM = {
     "stability": (10_000, "samples"),
     "temperatures": (2, "samples a stage"),
     "versions": (4, "low images"),
-    "walk": (16, "samples that walk"),
+    "walk": (9, "samples that walk"),
 }
 AT_TEMPERATURE = ("samples", "stability", "temperatures", "versions", "walk", "neighbours")
 OF_REAL_IMAGES = (
@@ -104,7 +104,7 @@ def _add_cascade_arguments(figure: argparse.ArgumentParser, name: str) -> None:
     if name == "interpolation":
         figure.add_argument("--steps", type=cli.positive, default=9, help="images, ends included")
     if name == "walk":
-        figure.add_argument("--frames", type=cli.positive, default=60)
+        figure.add_argument("--frames", type=cli.positive, default=48)
 
 
 def numbers_of(text: str) -> list[float]:

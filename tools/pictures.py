@@ -20,7 +20,7 @@ from cascade.paths import between, walk
 from cascade.versions import level_of, versions
 
 Row = dict[str, object]
-WIDTH, PAUSE = 480, 80  # of a moving picture, pixels; of a frame, milliseconds
+WIDTH, PAUSE = 320, 80  # of a moving picture, pixels; of a frame, milliseconds
 SHOWN, NEAREST = 8, 5  # samples that are shown, and training images beside each
 HELD_OUT = 256  # real images that samples are compared with
 
