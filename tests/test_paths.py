@@ -1,5 +1,7 @@
 """Paths through latent space, versions of low images, neighbours: what they are by definition."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -84,7 +86,7 @@ def test_each_stage_is_given_the_rounded_image_below():
     """So the Haar cascade's images on the way are consistent in every pixel."""
     cascade, images = random_cascade("haar", 10), random_images(6)
     levels = between(cascade, images[:3], images[3:], [0.2, 0.7], [1, 2, 3], [4, 5, 6])
-    for low, high in zip(levels, levels[1:], strict=False):
+    for low, high in itertools.pairwise(levels):
         assert torch.equal(halve(high, kind="haar"), low)
 
 
