@@ -120,13 +120,13 @@ def draw_interpolation(args: argparse.Namespace) -> list[Row]:
     if not num or args.steps < 2:
         raise InputError("an interpolation needs two images, and --steps 2 or more")
     shares = torch.linspace(0, 1, args.steps).tolist()
-    ends = [None, None] if labels is None else [labels[:num], labels[num : 2 * num]]
-    levels = between(cascade, images[:num], images[num : 2 * num], shares, *ends)
+    pairs = slice(0, 2 * num, 2), slice(1, 2 * num, 2)
+    ends = [None if labels is None else labels[part] for part in pairs]
+    levels = between(cascade, *(images[part] for part in pairs), shares, *ends)
     names = [f"pair {n + 1}" for n in range(num)]
     if labels is not None:
         known = cascade.class_names
-        pairs = zip(*(end.tolist() for end in ends), strict=True)
-        names = [f"{known[one]} to {known[two]}" for one, two in pairs]
+        names = [f"{known[one]} to {known[two]}" for one, two in zip(*ends, strict=True)]
     columns = ["real", *(f"{share:.0%}" for share in shares[1:-1]), "real"]
     blocks = [
         Block(name, [level[:, n] for level in levels], columns, resolutions(cascade))
