@@ -66,7 +66,7 @@ def test_interpolation(digits, few_digits, tmp_path):
     file = tmp_path / "interpolation.png"
     words = ["--num", 2, "--steps", 4, "--data", few_digits, "--split", "all", "--out", file]
     found = drawn("interpolation", digits, *words)
-    assert [row["share"] for row in found[:4]] == ["0.0", str(1 / 3)[:18], str(2 / 3)[:18], "1.0"]
+    assert [row["share"] for row in found[:4]] == ["0.0", str(1 / 3), str(2 / 3), "1.0"]
     assert all(" to " in row["name"] and float(row["bpd"]) > 0 for row in found)
     shows(file, 4, 4)
     real = float(found[0]["bpd"])
@@ -103,9 +103,9 @@ def test_neighbours(digits, few_digits, tmp_path):
 
 
 def test_training_curves(digits, tmp_path):
-    file = tmp_path / "training.svg"
+    file = tmp_path / "training.png"
     found = drawn("training", digits, "--out", file)
-    assert "glow8: own bits/dim" in file.read_text() or file.stat().st_size > 5000
+    assert Image.open(file).width > 800  # two panels
     last = json.loads((digits / "srf16" / "metrics.jsonl").read_text().splitlines()[-1])
     mine = [row for row in found if row["stage"] == "srf16"]
     assert {row["images"] for row in mine} == {"training", "validation"}

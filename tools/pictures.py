@@ -119,7 +119,7 @@ def draw_interpolation(args: argparse.Namespace) -> list[Row]:
     num = len(images) // 2
     if not num or args.steps < 2:
         raise InputError("an interpolation needs two images, and --steps 2 or more")
-    shares = torch.linspace(0, 1, args.steps).tolist()
+    shares = [i / (args.steps - 1) for i in range(args.steps)]
     pairs = slice(0, 2 * num, 2), slice(1, 2 * num, 2)
     ends = [None if labels is None else labels[part] for part in pairs]
     levels = between(cascade, *(images[part] for part in pairs), shares, *ends)
