@@ -55,7 +55,7 @@ def save_grid(
 
 
 def save_moving(frames: Sequence[Image.Image], file: str | Path, pause: int) -> None:
-    """Write a GIF or WebP that repeats for ever, ``pause`` milliseconds a frame, losslessly."""
+    """Write a WebP, or a GIF of 256 colours, that repeats for ever, ``pause`` ms a frame."""
     with whole(file) as aside:
         frames[0].save(
             aside, save_all=True, append_images=frames[1:], duration=pause, loop=0, lossless=True
