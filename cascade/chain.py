@@ -64,6 +64,12 @@ class Cascade:
         self.pyramid = stages[0].config.model.pyramid
         self.shape = stages[-1].shape
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of labels: numbers where training knew no names."""
+        known = next((s.config.data.classes for s in self.stages if s.classes), [])
+        return list(known) or [str(label) for label in range(self.classes)]
+
     @classmethod
     def load(
         cls,
@@ -119,7 +125,7 @@ class Cascade:
         """
         if num < 1:
             raise InputError(f"draw at least one sample, not {num}")
-        temperatures = self._temperatures(temperature)
+        temperatures = self.temperatures(temperature)
         if labels is None and self.classes:
             labels = torch.arange(first, first + num) % self.classes
         labels = self._labels(labels, num)
@@ -225,12 +231,20 @@ class Cascade:
         self, noises: Sequence[Tensor], labels: Tensor | Sequence[int] | None = None
     ) -> Tensor:
         """Images from every stage's noise: ``decode(encode(x, y), y) == x`` exactly."""
+        return self.decode_levels(noises, labels)[-1]
+
+    @torch.no_grad()
+    def decode_levels(
+        self, noises: Sequence[Tensor], labels: Tensor | Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Every stage's image from every stage's noise, base first, uint8 (N, C, h, w)."""
         labels = self.needed_labels(labels, len(noises[0]))
-        low = None
+        low, images = None, []
         for stage, noise in zip(self.stages, noises, strict=True):
             y = stage.run(stage.flow.decode, noise, low, labels)
             low, _ = stage.coding.image(y, low)
-        return expand_bits(low, self.bits)
+            images.append(expand_bits(low, self.bits))
+        return images
 
     def _layer_at_fault(self, stage: Stage, high: Tensor, low: Tensor | None, row: int) -> str:
         y = stage.coding.centre(high[row : row + 1])
@@ -250,7 +264,8 @@ class Cascade:
         reduced = reduce_bits(images.cpu(), self.bits)
         return pyramid(reduced, len(self.stages), self.bits, self.pyramid)
 
-    def _temperatures(self, temperature: float | Sequence[float]) -> list[float]:
+    def temperatures(self, temperature: float | Sequence[float]) -> list[float]:
+        """Each stage's temperature, from one number for all or one a stage."""
         given = [temperature] if isinstance(temperature, int | float) else list(temperature)
         if len(given) not in (1, len(self.stages)):
             raise InputError(f"{len(given)} temperatures for {len(self.stages)} stages")

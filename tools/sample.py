@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Sequence
 
 import cli
 import numpy as np
@@ -31,7 +32,7 @@ def main() -> None:
     started = time.perf_counter()
     images, failed, clipped = draw(cascade, args, labels, temperature)
     speed = args.num / (time.perf_counter() - started)
-    save_rows(images, labels, args.out)
+    save_rows(images, labels, cascade.class_names, args.out)
     if args.npz:
         save_npz(images, labels, args.npz)
     result = {
@@ -107,15 +108,19 @@ def draw(
     return torch.cat(images), failed, clip_rates(torch.cat(clipped), names)
 
 
-def save_rows(images: Tensor, labels: Tensor | None, file: str) -> None:
-    """A square grid, or with labels one class a row (more rows where a class has many)."""
+def save_rows(images: Tensor, labels: Tensor | None, names: Sequence[str], file: str) -> None:
+    """A square grid, or with labels one named class a row (more rows where a class has many)."""
     if labels is None:
         save_grid(images, file, min(math.ceil(math.sqrt(len(images))), WIDEST))
         return
-    groups = [images[labels == label] for label in labels.unique_consecutive()]
+    chosen = labels.unique_consecutive()
+    groups = [images[labels == label] for label in chosen]
     columns = min(max(map(len, groups)), WIDEST)
     padded = [torch.cat([g, g.new_zeros(-len(g) % columns, *g.shape[1:])]) for g in groups]
-    save_grid(torch.cat(padded), file, columns)
+    rows = []
+    for label, group in zip(chosen.tolist(), padded, strict=True):
+        rows += [names[label]] + [""] * (len(group) // columns - 1)
+    save_grid(torch.cat(padded), file, columns, rows)
 
 
 def save_npz(images: Tensor, labels: Tensor | None, file: str) -> None:

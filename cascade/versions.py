@@ -1,0 +1,56 @@
+"""Many high images for one low image: what the stages above it draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cascade.chain import Cascade
+from cascade.dequantise import expand_bits, reduce_bits
+from cascade.seeds import sample_noise
+from stages import InputError
+
+
+def level_of(cascade: Cascade, size: int) -> int:
+    """The stage that makes images of this size, as a place in the cascade.
+
+    Raises `InputError` where none does, or where no stage follows it.
+    """
+    below = [stage.shape[1] for stage in cascade.stages[:-1]]
+    if not below:
+        raise InputError(f"no stage follows {cascade.stages[0].name}: give a cascade of several")
+    if size not in below:
+        known = " or ".join(f"{side}x{side}" for side in below)
+        raise InputError(f"low images of this cascade are {known}, not {size}x{size}")
+    return below.index(size)
+
+
+@torch.no_grad()
+def versions(
+    cascade: Cascade,
+    low: Tensor,
+    count: int,
+    labels: Tensor | Sequence[int] | None = None,
+    temperature: float | Sequence[float] = 1.0,
+    seed: int = 0,
+) -> list[Tensor]:
+    """``count`` high images of each low one, uint8 (N, count, C, h, w) for every stage above it.
+
+    ``low`` is uint8 (N, C, h, w), of a size that some stage makes but the last; ``temperature`` is
+    one number, or one for each stage of the whole cascade. A version depends on its low image,
+    label, temperature, seed and number alone: all low images share the noise of each number.
+    """
+    first = level_of(cascade, low.shape[-1]) + 1
+    labels = cascade.needed_labels(labels, len(low))
+    labels = None if labels is None else labels.repeat_interleave(count)
+    image = reduce_bits(low, cascade.bits).repeat_interleave(count, 0)
+    found = []
+    for i, scale in list(enumerate(cascade.temperatures(temperature)))[first:]:
+        stage = cascade.stages[i]
+        noise = scale * sample_noise(stage.flow.shape, seed, i, 0, count).repeat(len(low), 1, 1, 1)
+        y = stage.run(stage.flow.sample, noise, image, labels)
+        image, _ = stage.coding.image(y, image)
+        found.append(expand_bits(image, cascade.bits).unflatten(0, (len(low), count)))
+    return found

@@ -1,0 +1,53 @@
+"""What figures are drawn of: a cascade, and real images."""
+
+from __future__ import annotations
+
+import argparse
+
+import cli
+import torch
+from torch import Tensor
+
+from cascade import Cascade, InputError
+from cascade.data import labels_by_name, open_images
+from cascade.images import ImageSource
+from cascade.seeds import generator
+from cascade.watch import check_images
+
+
+def load(run: str, args: argparse.Namespace) -> Cascade:
+    """The cascade of a folder, on the device the arguments name."""
+    return cli.load_cascade(argparse.Namespace(**vars(args) | {"run": run}))
+
+
+def open_data(cascade: Cascade, name: str | None, split: str) -> ImageSource:
+    """One split of a data set, of the one that the last stage learned if ``name`` is None."""
+    channels, size, _ = cascade.shape
+    data = cascade.stages[-1].config.data
+    name = name or data.name
+    source = open_images(name, split, channels, data.resize, data.skip_bad, data.root)
+    check_images(cascade.stages[-1].name, size, name, source.shape)
+    return source
+
+
+def choose(source: ImageSource, count: int, seed: int) -> Tensor:
+    """Places of so many images of a source, drawn by the seed; all where it holds fewer."""
+    return torch.randperm(len(source), generator=generator("figure", seed))[:count]
+
+
+def real_images(
+    cascade: Cascade, args: argparse.Namespace, count: int
+) -> tuple[Tensor, Tensor | None]:
+    """So many images of the data set, chosen by the seed, and their labels where these are needed.
+
+    Fewer where the data set holds fewer.
+    """
+    source = open_data(cascade, args.data, args.split)
+    known = next((s.config.data.classes for s in cascade.stages if s.classes), [])
+    labels = labels_by_name(source, known)
+    if cascade.classes and labels is None:
+        name = args.data or cascade.stages[-1].config.data.name
+        raise InputError(f"{name} has no labels of the cascade's classes")
+    chosen = choose(source, count, args.seed)
+    images = cascade.fit(source.read(chosen))
+    return images, labels[chosen] if cascade.classes else None
