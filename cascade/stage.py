@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -80,26 +81,35 @@ class Stage:
     ) -> Tensor:
         """``function(x, low, label)`` in chunks, on the stage's device and in its precision.
 
-        ``low`` is an integer image. A row's result depends on its own values alone.
+        ``low`` (B, C, h, w) is an integer image; ``x`` may hold n images for each low one,
+        (n·B, C, H, W), those of one side by side: they share what the low image alone decides. A
+        row's result depends on its own values alone (in rounding, on whether it shares, too).
         """
         weight = next(self.flow.parameters())
-        inputs = [x.to(weight)]
+        x = x.to(weight)
+        rest = [] if labels is None else [labels.to(weight.device)]
         if low is not None:
-            low = centre(low, weight.dtype, self.config.data.bits)
-            inputs.append(self._told(low).to(weight.device))
-        else:
-            inputs.append(None)
-        if labels is not None:
-            inputs.append(labels.to(weight.device))
+            low = self._told(centre(low, weight.dtype, self.config.data.bits)).to(weight.device)
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         mixed = torch.autocast(weight.device.type, torch.bfloat16, enabled=self.autocast)
         with exact, mixed:
-            return in_chunks(function, *inputs, size=self.chunk).cpu()
+            if low is None or len(low) == len(x):
+                return in_chunks(function, x, low, *rest, size=self.chunk).cpu()
+            results = []
+            for i, rows in enumerate(torch.arange(len(x)).chunk(len(low))):
+                shared = partial(_with_low, function, low[i : i + 1])
+                mine = [tensor[rows] for tensor in (x, *rest)]
+                results.append(in_chunks(shared, *mine, size=self.chunk))
+            return torch.cat(results).cpu()
 
     def _told(self, low: Tensor) -> Tensor:
         if not self.config.augment.condition:
             return low
         return with_sigma(low, torch.full((len(low),), self.sigma))
+
+
+def _with_low(function: Callable[..., Tensor], low: Tensor, x: Tensor, *labels: Tensor) -> Tensor:
+    return function(x, low, *labels)
 
 
 def load_stage(

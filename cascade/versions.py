@@ -45,12 +45,12 @@ def versions(
     first = level_of(cascade, low.shape[-1]) + 1
     labels = cascade.needed_labels(labels, len(low))
     labels = None if labels is None else labels.repeat_interleave(count)
-    image = reduce_bits(low, cascade.bits).repeat_interleave(count, 0)
+    image = reduce_bits(low, cascade.bits)
     found = []
     for i, scale in list(enumerate(cascade.temperatures(temperature)))[first:]:
         stage = cascade.stages[i]
         noise = scale * sample_noise(stage.flow.shape, seed, i, 0, count).repeat(len(low), 1, 1, 1)
         y = stage.run(stage.flow.sample, noise, image, labels)
-        image, _ = stage.coding.image(y, image)
+        image, _ = stage.coding.image(y, image.repeat_interleave(len(y) // len(image), 0))
         found.append(expand_bits(image, cascade.bits).unflatten(0, (len(low), count)))
     return found
