@@ -1,11 +1,20 @@
 """The benchmark: what it counts is right, and what it prints is complete. Speed is not tested."""
 
+import importlib
 import json
 import math
 
 import pytest
 import torch
-from conftest import ROOT, launch, run_tool
+from conftest import ROOT, launch, randomise, run_tool
+from torch import Tensor
+
+from cascade.config import load_config
+from cascade.stage import build
+from stages import Bijection
+from stages.linear import Mix
+from stages.norm import NormedConv
+from stages.steps import Steps
 
 BENCH = ROOT / "configs" / "bench" / "glow32.yaml"
 SMALL = ["data.size=16", "model.steps=2", "model.width=8", "train.batch_size=2", "--repeats", "2"]
@@ -57,10 +66,69 @@ def test_memory_is_that_of_one_operation():
     assert 0 < int(again.stdout) < 0.8 * int(stored.stdout)
 
 
+def copy_folded(conv: NormedConv, weight: Tensor, shift: Tensor) -> None:
+    conv.conv.weight.data = weight
+    conv.norm.bias.data, conv.norm.log_scale.data = shift, torch.zeros_like(shift)
+
+
+def folded(conv: NormedConv) -> tuple[Tensor, Tensor]:
+    scale = conv.norm.log_scale.exp()
+    return conv.conv.weight * scale.transpose(0, 1), conv.norm.bias * scale
+
+
+def copy_steps(steps: Steps, plain: list[Bijection]) -> None:
+    """Give plain parts the weights that make them the maps of these."""
+    weight, shift = folded(steps.project)
+    weights, shifts = weight.split(steps.widths), shift.split(steps.widths, dim=1)
+    width = steps.injections.reads // steps.injections.count
+    for i, (part, own) in enumerate(zip(steps.parts, plain, strict=True)):
+        if isinstance(part, Mix) or i not in steps.injectors + steps.readers:
+            own.load_state_dict(part.state_dict())
+        elif i in steps.readers:
+            place = 1 + steps.readers.index(i)
+            one, two = folded(part.net.first), (weights[place], shifts[place])
+            copy_folded(own.net.first, torch.cat([one[0], two[0]], dim=1), one[1] + two[1])
+            own.net.head.load_state_dict(part.net.head.state_dict())
+        else:
+            place = steps.injectors.index(i)
+            rows = slice(place * width, (place + 1) * width)
+            copy_folded(own.net.first, weights[0][rows], shifts[0][:, rows])
+            for key, value in steps.injections.net.named_parameters():
+                along = 1 if value.dim() == 4 and len(value) == 1 else 0  # a norm's, or a gain
+                value = value.chunk(steps.injections.count, dim=along)[place]
+                own.net.head.get_parameter(key).data = value.detach()
+
+
+@torch.no_grad()
+def test_the_plain_srflow_is_the_same_model(monkeypatch):
+    """What is made once a level is what every step would make for itself."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    rivals = importlib.import_module("rivals")
+    small = ["model.levels=2", "model.steps=2", "model.width=8", "model.encoder_blocks=1"]
+    small += ["model.conditional_prior=false"]
+    config = load_config(ROOT / "configs/mnist5k/srf16.yaml", small)
+    flow, plain = randomise(build(config), 0.1), randomise(rivals.plain_srflow(config), 0.1)
+    levels = [module for module in flow.modules() if isinstance(module, Steps)]
+    chain = plain.body.inner
+    for steps in levels:
+        copy_steps(steps, list(chain.parts)[: len(steps.parts)])
+        chain = chain.parts[-1].inner.inner if steps is not levels[-1] else None
+    others = {k: v for k, v in flow.state_dict().items() if not k.startswith("body.")}
+    assert not plain.load_state_dict(others, strict=False).unexpected_keys
+    x, low = torch.rand(3, 1, 16, 16).double() - 0.5, torch.rand(3, 1, 8, 8).double() - 0.5
+    label = torch.tensor([0, 5, 9])
+    expected = flow.log_prob(x, low, label)
+    torch.testing.assert_close(plain.log_prob(x, low, label), expected, rtol=1e-9, atol=0)
+    noise = torch.randn(3, 1, 16, 16).double()
+    images = [model.sample(noise, low, label) for model in (flow, plain)]
+    torch.testing.assert_close(*images, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("config", "words", "message"),
     [
         ("mnist5k/srf16", ["--against", "normflows"], "is for a Glow without classes"),
+        ("bench/glow32", ["--against", "plain"], "is for an SRFlow"),
         ("bench/glow32", ["--precision", "float16"], "--precision is float32, bfloat16 or both"),
     ],
 )

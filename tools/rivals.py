@@ -52,9 +52,12 @@ def plain_srflow(config: StageConfig) -> Flow:
     Its couplings convolve the kept half and the features together, its injectors the features, at
     every step; actnorm and 1×1 are two maps, each with its own determinant and inverse.
     """
-    if config.model.kind != "srflow" or config.model.pyramid == "haar":
-        raise InputError("--against plain is for an SRFlow with model.pyramid=bicubic")
-    flow, model = build(config), config.model
+    model = config.model
+    if model.kind != "srflow" or model.pyramid == "haar" or model.conditional_prior:
+        raise InputError(
+            "--against plain is for an SRFlow with model.pyramid=bicubic model.conditional_prior=false"
+        )
+    flow = build(config)
     law, features = scale_law(model.squish, model.squish_range), flow.encoder.channels
 
     def step(channels: int) -> list[Bijection]:
