@@ -84,16 +84,17 @@ def real_features(
 
     tables = spread(rows_of, len(indices), batch, state, advance) if missing[0] else []
     computed = dict(zip(missing[0], tables, strict=True))
-    main = state is None or state.is_main_process
-    for i, features in computed.items() if main else ():
+    named = dict(zip(levels, digests, strict=True))
+    if state and not state.is_main_process:
+        return Real({}, named)
+    for i, features in computed.items():
         if files[i]:
             write_tensors({"features": features}, files[i])
-    read = {i: file for i, file in enumerate(files) if main and i not in computed}
-    features = computed | {i: read_tensors(file)["features"] for i, file in read.items()}
-    return Real(
-        {levels[i]: table for i, table in sorted(features.items())},
-        dict(zip(levels, digests, strict=True)),
-    )
+    tables = [
+        computed[i] if i in computed else read_tensors(files[i])["features"]
+        for i in range(len(levels))
+    ]
+    return Real(dict(zip(levels, tables, strict=True)), named)
 
 
 def _digests(

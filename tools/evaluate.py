@@ -77,10 +77,7 @@ def parse() -> argparse.Namespace:
         "--temperature", default="1.0", help="0.8, one a stage 0.9,0.8, or a sweep 0.7:1.0:0.05"
     )
     parser.add_argument("--out", default="sweep.png", help="picture of a sweep")
-    nets = parser.add_mutually_exclusive_group()
-    nets.add_argument("--inception", metavar="FILE", help=f"where {INCEPTION} is")
-    nets.add_argument("--features", metavar="FILE.pt", help="a TorchScript net in its place")
-    parser.add_argument("--mode", choices=MODES, default="clean", help="clean-fid's way to resize")
+    add_net_arguments(parser)
     parser.add_argument("--stats-dir", metavar="DIR", help="keep real images' features here")
     parser.add_argument(
         "--super-resolution", type=cli.positive, metavar="FACTOR",
@@ -89,6 +86,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=cli.positive, default=4, help="of each low image")
     parser.add_argument("--lpips", metavar="FILE.pt", help="a TorchScript net of two images")
     return parser.parse_args()
+
+
+def add_net_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whose features are compared."""
+    nets = parser.add_mutually_exclusive_group()
+    nets.add_argument("--inception", metavar="FILE", help=f"where {INCEPTION} is")
+    nets.add_argument("--features", metavar="FILE.pt", help="a TorchScript net in its place")
+    parser.add_argument("--mode", choices=MODES, default="clean", help="clean-fid's way to resize")
 
 
 def settings(text: str) -> list[list[float]]:
