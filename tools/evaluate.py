@@ -207,7 +207,7 @@ def origin(
     state: PartialState,
 ) -> dict[str, object]:
     """What it takes to repeat the scores."""
-    packages = ("csrflow", "torch", "scipy", "scikit-image")
+    packages = ["csrflow", "torch", "scipy"] + ["scikit-image"] * bool(args.super_resolution)
     return {
         "run": args.run,
         "data": args.data,
