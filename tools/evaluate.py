@@ -12,7 +12,7 @@ from accelerate import PartialState
 from real import add_data_arguments, drawn, open_source
 from rich.progress import Progress
 from sample import temperatures
-from show import figures_table
+from show_scores import OF_PAIRS, say_origin, show_pairs, show_samples
 from torch import Tensor
 
 from cascade import Cascade, InputError
@@ -24,13 +24,6 @@ from cascade.pairs import Perceptual, pair_scores
 
 Row = dict[str, object]
 Advance = Callable[[int], None]
-OF_PAIRS = {
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "lr_psnr": "LR-PSNR",
-    "diversity": "diversity",
-    "lpips": "LPIPS",
-}
 
 
 def main() -> None:
@@ -221,80 +214,6 @@ def origin(
         "processes": state.num_processes,
         "versions": {name: version(name) for name in packages},
     }
-
-
-def show_samples(result: dict[str, object]) -> None:
-    """The table of scores of samples, and what else was seen of them."""
-    known = result["names"]["frechet"] == "FID"
-    names = ["FID", "KID"] if known else ["Fréchet", "kernel"]
-    rows = [
-        [
-            str(row["temperature"]),
-            f"{row['size']}x{row['size']}",
-            f"{row['frechet']:.3f}",
-            f"{row['kernel']:.5f}",
-            *(f"{row[name]:.3f}" for name in ("precision", "recall", "density", "coverage")),
-        ]
-        for row in result["scores"]
-    ]
-    title = f"{result['num']} samples beside {result['images']} images of {result['data']}"
-    columns = ["τ", "size", *names, "precision", "recall", "density", "coverage"]
-    cli.say(figures_table(title, columns, rows))
-    for name in result["names"].values() if not known else ():
-        cli.say(name)
-    halves = ", ".join(
-        f"{half['size']}x{half['size']} {half['frechet']:.3f}" for half in result["halves"]
-    )
-    cli.say(f"{names[0]} between two halves of the real images themselves: {halves}")
-    fewest = min(result["num"], result["images"])
-    if fewest <= max(result["dimensions"]):
-        cli.say(
-            f"note: {fewest} images have no full covariance of {max(result['dimensions'])} "
-            f"features; {names[0]} is then biased, and only comparable at equal numbers"
-        )
-    for seen in result["samples"]:
-        apart = ", ".join(f"{value:.2f}" for value in seen["consistency"])
-        cli.say(
-            f"temperature τ = {seen['temperature']}: {seen['not_finite']} samples not finite"
-            + (f"; mean |D(sample) - input| {apart} grey levels" if apart else "")
-        )
-    cli.say(
-        f"features {result['features']} (SHA-256 {result['features_sha256'][:12]}), "
-        f"mode {result['mode']}, clean-fid {result['clean-fid']}"
-    )
-
-
-def show_pairs(result: dict[str, object]) -> None:
-    """The table of scores of super-resolution."""
-    keys = [key for key in result["names"] if any(key in row for row in result["scores"])]
-    rows = [
-        [str(row["temperature"]), row["by"], *(number(row.get(key)) for key in keys)]
-        for row in result["scores"]
-    ]
-    names = [result["names"][key] for key in keys]
-    title = f"{result['images']} images of {result['data']}, raised {result['factor']} times"
-    cli.say(figures_table(title, ["τ", "by", *names], rows))
-    cli.say(
-        f"τ: temperature; {result['samples_an_image']} samples an image; PSNR in dB; LR-PSNR: of "
-        "the low image; diversity: deviation over samples, in grey levels"
-    )
-    net = result["lpips_net"]
-    cli.say(
-        f"LPIPS by the net {net} (SHA-256 {result['lpips_sha256'][:12]})"
-        if net
-        else "LPIPS was not computed: it needs --lpips FILE.pt"
-    )
-
-
-def number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def say_origin(result: dict[str, object]) -> None:
-    versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
-    cli.say(f"{result['data']}, {result['split']} split, seed {result['seed']}; {versions}")
-    if result["skipped"]:
-        cli.say(f"unreadable images left out: {result['skipped']}")
 
 
 def drawing() -> Callable[..., None]:
