@@ -173,7 +173,8 @@ def markdown(table: Table, scored: dict[str, list[Entry]], net: FeatureNet) -> s
         share = beside(replaced(row, table), row.replaced)
         lines.append(f"| {row.name} | {share} | " + " | ".join(cells) + " |")
     distance = net.labels["frechet"]
-    lines += ["", f"{distance}; in brackets the published FID, in the columns' sizes."]
+    compared = any(row.published for row in table.rows)
+    lines += ["", distance + ("; in brackets the published FID." if compared else ".")]
     if not net.genuine:
         lines.append("These are other features than FID's: only our own rows compare.")
     images = next((e["of"]["images"] for found in scored.values() for e in found), None)
