@@ -129,9 +129,10 @@ class StandIn(nn.Module):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    torch.manual_seed(0)
     file = tmp_path_factory.mktemp("weights") / INCEPTION
-    torch.jit.script(StandIn()).save(file)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.jit.script(StandIn()).save(file)
     return file
 
 

@@ -23,7 +23,7 @@ def net(tmp_path_factory):
     """The feature net of digits that docs/scores.md trains."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/scores.md").read_text(), re.DOTALL)
     folder = tmp_path_factory.mktemp("net")
-    with chdir(folder):
+    with chdir(folder), torch.random.fork_rng():
         exec(compile(code, "docs/scores.md", "exec"), {"__name__": "docs"})
     return folder / "digits.pt"
 
