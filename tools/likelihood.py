@@ -11,6 +11,7 @@ from pathlib import Path
 import cli
 import torch
 from accelerate import PartialState
+from real import add_data_arguments, drawn, open_source
 from rich.progress import Progress
 from show import show_bounds, show_checks, show_comparison, show_report
 from torch import Tensor
@@ -18,16 +19,14 @@ from torch import Tensor
 from cascade import Cascade, InputError, Report
 from cascade.codecs import SETTINGS
 from cascade.compare import separation
-from cascade.data import SPLITS, labels_by_name, open_images
+from cascade.data import SPLITS
 from cascade.diagnose import check_cascade
 from cascade.heatmap import save_heatmaps, spent
 from cascade.images import ImageSource
 from cascade.records import Records
 from cascade.scoring import Journal, Protocol, Row, score_source
-from cascade.seeds import generator
 from cascade.stage import DTYPES
 from cascade.variational import variational
-from cascade.watch import check_images
 
 CHECKED = 16  # images that --check looks at
 
@@ -80,9 +79,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     cli.add_cascade_arguments(parser)
-    parser.add_argument("--data", help="data set, folder or .npz; what the cascade learned from")
-    parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument("--limit", type=cli.positive, help="score so many, drawn by chance")
+    add_data_arguments(parser)
     parser.add_argument("--samples", type=cli.positive, default=1, help="dequantisation samples K")
     parser.add_argument("--label-mode", choices=("given", "marginal"), default="marginal")
     parser.add_argument(
@@ -90,9 +87,6 @@ def parse() -> argparse.Namespace:
         help="probabilities of the classes that marginal sums over",
     )  # fmt: skip
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
-    parser.add_argument("--resize", type=cli.positive, help="bring other images to this side")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images")
-    parser.add_argument("--root", default="data", help="where downloads go")
     parser.add_argument("--compare", metavar="DATA", help="how well likelihood tells DATA apart")
     parser.add_argument("--compare-split", choices=SPLITS, default="test")
     parser.add_argument("--heatmap", metavar="PNG", help="draw where bits are spent")
@@ -111,21 +105,6 @@ def sigma(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
-
-
-def drawn(source: ImageSource, limit: int | None) -> Tensor:
-    """All indices of a source, or so many of them, drawn once for all."""
-    order = torch.randperm(len(source), generator=generator("limit"))
-    return order[: limit or len(source)].sort().values
-
-
-def open_source(cascade: Cascade, args: argparse.Namespace, data: str, split: str) -> ImageSource:
-    channels, size, _ = cascade.shape
-    source = open_images(data, split, channels, args.resize, args.skip_bad, args.root)
-    check_images(cascade.stages[-1].name, size, data, source.shape)
-    known = next((s.config.data.classes for s in cascade.stages if s.classes), [])
-    source.labels = labels_by_name(source, known)
-    return source
 
 
 def label_treatment(

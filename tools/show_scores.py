@@ -1,0 +1,90 @@
+"""How `evaluate.py` prints what it found."""
+
+from __future__ import annotations
+
+from cli import say
+from show import figures_table
+
+Result = dict[str, object]
+OF_PAIRS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lr_psnr": "LR-PSNR",
+    "diversity": "diversity",
+    "lpips": "LPIPS",
+}
+
+
+def show_samples(result: Result) -> None:
+    """The table of scores of samples, and what else was seen of them."""
+    known = result["names"]["frechet"] == "FID"
+    names = ["FID", "KID"] if known else ["Fréchet", "kernel"]
+    rows = [
+        [
+            str(row["temperature"]),
+            f"{row['size']}x{row['size']}",
+            f"{row['frechet']:.3f}",
+            f"{row['kernel']:.5f}",
+            *(f"{row[name]:.3f}" for name in ("precision", "recall", "density", "coverage")),
+        ]
+        for row in result["scores"]
+    ]
+    title = f"{result['num']} samples beside {result['images']} images of {result['data']}"
+    columns = ["τ", "size", *names, "precision", "recall", "density", "coverage"]
+    say(figures_table(title, columns, rows))
+    for name in result["names"].values() if not known else ():
+        say(name)
+    halves = ", ".join(
+        f"{half['size']}x{half['size']} {half['frechet']:.3f}" for half in result["halves"]
+    )
+    say(f"{names[0]} between two halves of the real images themselves: {halves}")
+    fewest = min(result["num"], result["images"])
+    if fewest <= max(result["dimensions"]):
+        say(
+            f"note: {fewest} images have no full covariance of {max(result['dimensions'])} "
+            f"features; {names[0]} is then biased, and only comparable at equal numbers"
+        )
+    for seen in result["samples"]:
+        apart = ", ".join(f"{value:.2f}" for value in seen["consistency"])
+        say(
+            f"temperature τ = {seen['temperature']}: {seen['not_finite']} samples not finite"
+            + (f"; mean |D(sample) - input| {apart} grey levels" if apart else "")
+        )
+    mode = f", mode {result['mode']}" if result["mode"] else ""
+    say(
+        f"features {result['features']} (SHA-256 {result['features_sha256'][:12]}){mode}, "
+        f"clean-fid {result['clean-fid']}"
+    )
+
+
+def show_pairs(result: Result) -> None:
+    """The table of scores of super-resolution."""
+    keys = [key for key in result["names"] if any(key in row for row in result["scores"])]
+    rows = [
+        [str(row["temperature"]), row["by"], *(number(row.get(key)) for key in keys)]
+        for row in result["scores"]
+    ]
+    names = [result["names"][key] for key in keys]
+    title = f"{result['images']} images of {result['data']}, raised {result['factor']} times"
+    say(figures_table(title, ["τ", "by", *names], rows))
+    say(
+        f"τ: temperature; {result['samples_an_image']} samples an image; PSNR in dB; LR-PSNR: of "
+        "the low image; diversity: deviation over samples, in grey levels"
+    )
+    net = result["lpips_net"]
+    say(
+        f"LPIPS by the net {net} (SHA-256 {result['lpips_sha256'][:12]})"
+        if net
+        else "LPIPS was not computed: it needs --lpips FILE.pt"
+    )
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def say_origin(result: Result) -> None:
+    versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
+    say(f"{result['data']}, {result['split']} split, seed {result['seed']}; {versions}")
+    if result["skipped"]:
+        say(f"unreadable images left out: {result['skipped']}")
