@@ -141,37 +141,6 @@ class Cascade:
             images.append(expand_bits(low, self.bits))
         return Draw(images, labels, finite, clipped, beyond)
 
-    @torch.no_grad()
-    def upscale(
-        self,
-        low: Tensor,
-        labels: Tensor | Sequence[int] | None = None,
-        temperature: float | Sequence[float] = 1.0,
-        seed: int = 0,
-        first: int = 0,
-    ) -> Tensor:
-        """Samples (N, C, H, W) given low images (N, C, h, w) of some stage's size, uint8 both.
-
-        They are number ``first`` to ``first + N`` of the seed. ``temperature`` is as in `draw`;
-        the stages that made the low images ignore theirs. Raises `InputError` where no stage
-        takes images of that size.
-        """
-        sizes = [stage.shape[1] for stage in self.stages[:-1]]
-        if low.shape[-1] not in sizes:
-            known = ", ".join(f"{size}x{size}" for size in sizes) or "no"
-            raise InputError(
-                f"this cascade raises {known} images, not {low.shape[-1]}x{low.shape[-1]}"
-            )
-        labels = self.needed_labels(labels, len(low))
-        temperatures = self._temperatures(temperature)
-        low = reduce_bits(low.cpu(), self.bits)
-        for i in range(sizes.index(low.shape[-1]) + 1, len(self.stages)):
-            stage = self.stages[i]
-            noise = temperatures[i] * sample_noise(stage.flow.shape, seed, i, first, len(low))
-            y = stage.run(stage.flow.sample, noise, low, labels)
-            low, _ = stage.coding.image(y, low)
-        return expand_bits(low, self.bits)
-
     def log_prob(
         self, images: Tensor, labels: Tensor | Sequence[int] | None = None, seed: int = 0
     ) -> Tensor:

@@ -19,6 +19,7 @@ from cascade.features import load_script
 from cascade.images import ImageSource
 from cascade.pyramid import halve_to
 from cascade.spread import spread
+from cascade.versions import versions
 from stages import InputError
 
 SMALLEST = 11  # side of the window of SSIM
@@ -87,13 +88,10 @@ def pair_scores(
         found = real_levels(cascade, source, rows)
         true, low = found[-1], found[start]
         labels = source.labels[rows] if cascade.classes else None
-        drawn = [
-            cascade.upscale(low, labels, temperature, seed, draw * len(indices) + first)
-            for draw in range(samples)
-        ]
+        drawn = versions(cascade, low, samples, labels, temperature, seed)[-1].transpose(0, 1)
         ours = [_beside(cascade, image, true, low, perceptual) for image in drawn]
         theirs = _beside(cascade, bicubic(low, factor), true, low, perceptual)
-        return [torch.stack(ours).mean(0), theirs, _diversity(torch.stack(drawn))]
+        return [torch.stack(ours).mean(0), theirs, _diversity(drawn)]
 
     ours, theirs, diversity = spread(rows_of, len(indices), batch, state, advance)
     spread_out = {"diversity": diversity.mean().item()} if samples > 1 else {}

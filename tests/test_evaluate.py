@@ -113,15 +113,6 @@ def test_super_resolution_of_real_pairs(digits, few_digits, tmp_path):
     assert still["bicubic"]["psnr"] == pytest.approx(theirs["psnr"])
 
 
-def test_samples_of_low_images_are_the_cascades_own(digits):
-    cascade = Cascade.load(digits)
-    draw = cascade.draw(20, temperature=0.7, seed=3, first=4)
-    raised = cascade.upscale(draw.images[0], draw.labels, 0.7, seed=3, first=4)
-    assert torch.equal(raised, draw.images[1])
-    with pytest.raises(InputError, match="raises 8x8 images, not 16x16"):
-        cascade.upscale(raised, draw.labels)
-
-
 TABLE = """
 title: Small
 runs: {folder}
