@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,31 +11,36 @@ from torch import Tensor
 
 from cascade.dequantise import reduce_bits
 from cascade.pyramid import halve
+from cascade.seeds import generator
 from cascade.stage import Stage
 from cascade.upscale import labels_of, unit
 from cascade.watch import density_bpd
 
 ACROSS = 4  # patches looked at along each side
-USUAL = (0.5, 2.0)  # energies between these raise no warning
+USUAL = 1.0  # bits/dim: images whose surprise is further from 0 are out of the ordinary
 
 
 @dataclass
 class Typicality:
-    """How a stage finds an image's own pair: the halved image, and the image given it.
+    """Bits/dim of an image given its halved copy, and of the stage's own samples given the same.
 
-    ``bpd`` are the stage's bits/dim of the image. ``energy`` is the mean square of its noise z: 1
-    for the stage's own samples, whatever they show, and 1 on average over its training images,
-    where likelihood is highest. Above, the image has details that the stage does not expect; below,
-    it lacks those that it does.
+    The samples say what the stage expects of this very image, whether smooth or busy, so that
+    ``surprise`` is near 0 for images of the kind it was trained on. Above, the image has details
+    that the stage does not expect; below, it lacks those that it does.
     """
 
     bpd: float
-    energy: float
+    expected: float
+
+    @property
+    def surprise(self) -> float:
+        """Bits/dim of the image above those of samples."""
+        return self.bpd - self.expected
 
     @property
     def usual(self) -> bool:
-        """Whether the energy is about that of training images."""
-        return USUAL[0] <= self.energy <= USUAL[1]
+        """Whether the stage finds the image like its own samples."""
+        return abs(self.surprise) <= USUAL
 
 
 @torch.no_grad()
@@ -50,14 +54,17 @@ def typicality(stage: Stage, image: Tensor, label: int | None = None) -> Typical
     if patches is None:
         return None
     low = halve(patches, stage.config.data.bits, stage.config.model.pyramid)
-    y = stage.coding.dequantise(patches, 0, 0, 0)
     labels = labels_of(stage, label, len(patches))
-    nats = stage.run(stage.flow.log_prob, y, low, labels)
-    energy = stage.run(stage.flow.noise_of, y, low, labels).double().square().mean()
-    return Typicality(
-        density_bpd(nats.double(), y, stage.config.data.bits).mean().item(),
-        energy.nan_to_num(nan=math.inf).item(),
-    )
+    noise = torch.randn(stage.coding.values(patches).shape, generator=generator("typical"))
+    y = stage.run(stage.flow.sample, noise, low, labels)
+    samples, _ = stage.coding.image(y, low)
+    return Typicality(_bpd(stage, patches, low, labels), _bpd(stage, samples, low, labels))
+
+
+def _bpd(stage: Stage, images: Tensor, low: Tensor, labels: Tensor | None) -> float:
+    y = stage.coding.dequantise(images, 0, 0, 0)
+    nats = stage.run(stage.flow.log_prob, y, low, labels).double()
+    return density_bpd(nats, y, stage.config.data.bits).mean().item()
 
 
 def recorded_bpd(folder: Path) -> float | None:

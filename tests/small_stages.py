@@ -1,5 +1,6 @@
 """Stage folders with randomised weights, made without training: seconds saved, real otherwise."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from conftest import ROOT, randomise
@@ -20,6 +21,7 @@ def stage_folder(folder: Path, *overrides: str, config: str = "photos/srf2x") ->
     return folder
 
 
-def small_stage(folder: Path, *overrides: str, config: str = "photos/srf2x") -> Stage:
-    """The same, read in float64."""
-    return load_stage(stage_folder(folder, *overrides, config=config), dtype="float64")
+def small_stage(folder: Path, *overrides: str) -> Stage:
+    """The same, read in float64, to be given images one by one."""
+    stage = load_stage(stage_folder(folder, *overrides), dtype="float64")
+    return replace(stage, chunk=1)

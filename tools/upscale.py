@@ -100,18 +100,18 @@ def judge(stage: Stage, folder: Path, low: Tensor, label: int | None) -> dict[st
         cli.say(f"note: too small a photo for {stage.name} to judge")
         return {}
     recorded = recorded_bpd(folder)
-    beside = "" if recorded is None else f", held-out training images {recorded:.3f}"
+    beside = "" if recorded is None else f" ({recorded:.3f} held out in training)"
     cli.say(
-        f"the photo itself: {found.bpd:.3f} bits/dim under {stage.name}{beside}; "
-        f"latent energy {found.energy:.2f} (1 is usual)"
+        f"the photo itself: {found.bpd:.3f} bits/dim under {stage.name}{beside}, "
+        f"{found.surprise:+.3f} beside samples"
     )
     if not found.usual:
         cli.say(
-            f"note: this photo lies far outside what {stage.name} was trained on: it has "
-            f"{'more' if found.energy > 1 else 'less'} detail than the stage expects, so samples "
-            f"may {'lack it' if found.energy > 1 else 'be too rough'}; a lower --temperature helps"
+            "note: this photo lies far outside what the stage was trained on: it has "
+            + ("more detail" if found.surprise > 0 else "less detail")
+            + " than the stage's samples of the same low image"
         )
-    return {"bpd": found.bpd, "bpd_recorded": recorded, "energy": found.energy}
+    return {"bpd": found.bpd, "bpd_recorded": recorded, "surprise": found.surprise}
 
 
 def measure(
