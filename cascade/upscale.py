@@ -197,7 +197,10 @@ def cropped(image: Tensor, factor: int) -> Tensor:
     """An image (…, H, W) without the last rows and columns that a whole factor leaves over."""
     tall, wide = (side // factor * factor for side in image.shape[-2:])
     if not tall or not wide:
-        raise InputError(f"an image of {image.shape[-2]}x{image.shape[-1]} has no {factor}th part")
+        raise InputError(
+            f"an image of {image.shape[-2]}x{image.shape[-1]} is too small for one {factor} times "
+            "smaller"
+        )
     return image[..., :tall, :wide]
 
 
