@@ -33,8 +33,8 @@ class Tiling:
     tile: int = 256
     overlap: int = 32
 
-    def checked(self, stage: Stage) -> Tiling:
-        """This tiling, if tiles may begin at its multiples: 2^levels divides both its sides."""
+    def check(self, stage: Stage) -> None:
+        """Raise `InputError` unless 2^levels divides both: the coarsest latents' grid."""
         step = unit(stage)
         for name, value, least in (("tile", self.tile, step), ("overlap", self.overlap, 0)):
             if value % step or value < least:
@@ -42,7 +42,6 @@ class Tiling:
                     f"{name} must be a multiple of {step} for the {stage.flow.levels} levels of "
                     f"{stage.name}, from {least} on, got {value}"
                 )
-        return self
 
 
 TILING = Tiling()
@@ -120,9 +119,13 @@ def upscale(
         )
     if num < 1:
         raise InputError(f"draw at least one sample, not {num}")
+    if label is not None and not any(stage.classes for stage in stages):
+        raise InputError("a label was given, but no stage uses them")
+    for stage in stages:
+        tiling.check(stage)
     images = reduce_bits(low, bits).expand(num, -1, -1, -1)
     for i, (stage, scale) in enumerate(zip(stages, temperatures, strict=True)):
-        images = _doubled(stage, images, (seed, i), scale, label, tiling.checked(stage), watch)
+        images = _doubled(stage, images, (seed, i), scale, label, tiling, watch)
     return expand_bits(images, bits)
 
 
@@ -191,6 +194,12 @@ def lowered(stages: Sequence[Stage], images: Tensor) -> Tensor:
     bits = config.data.bits
     reduced = reduce_bits(images, bits)
     return expand_bits(pyramid(reduced, len(stages) + 1, bits, config.model.pyramid)[0], bits)
+
+
+def low_psnr(stages: Sequence[Stage], image: Tensor, low: Tensor) -> float:
+    """LR-PSNR in dB: that of the halved image against the low one, in the stages' bits."""
+    bits = stages[0].config.data.bits
+    return psnr(lowered(stages, image), expand_bits(reduce_bits(low, bits), bits))
 
 
 def cropped(image: Tensor, factor: int) -> Tensor:

@@ -24,6 +24,7 @@ from cascade.upscale import (
     doubler_folders,
     interpolated,
     load_doublers,
+    low_psnr,
     lowered,
     psnr,
     upscale,
@@ -118,7 +119,7 @@ def measure(
     stages: list[Stage], low: Tensor, images: Tensor, truth: Tensor | None
 ) -> dict[str, object]:
     """How well each sample halves to the low image, and how near it is to the true one."""
-    found = {"lr_psnr": [psnr(lowered(stages, image), low) for image in images]}
+    found = {"lr_psnr": [low_psnr(stages, image, low) for image in images]}
     if truth is not None:
         found["psnr"] = [psnr(image, truth) for image in images]
         found["cubic_psnr"] = psnr(interpolated(low, truth.shape[1] // low.shape[1]), truth)
