@@ -19,7 +19,7 @@ from cascade.likelihood import Report, class_columns, compose, consistency
 from cascade.manifest import check_order, stage_folders
 from cascade.pyramid import halve_to, pyramid
 from cascade.seeds import sample_noise
-from cascade.stage import Stage, load_stage
+from cascade.stage import Stage, load_stage, per_stage
 from stages import InputError, Remark
 
 SAMPLES_JUDGED = 64  # fresh samples, for their consistency and how often they are clipped
@@ -125,7 +125,7 @@ class Cascade:
         """
         if num < 1:
             raise InputError(f"draw at least one sample, not {num}")
-        temperatures = self.temperatures(temperature)
+        temperatures = per_stage(temperature, len(self.stages))
         if labels is None and self.classes:
             labels = torch.arange(first, first + num) % self.classes
         labels = self._labels(labels, num)
@@ -263,15 +263,6 @@ class Cascade:
             )
         reduced = reduce_bits(images.cpu(), self.bits)
         return pyramid(reduced, len(self.stages), self.bits, self.pyramid)
-
-    def temperatures(self, temperature: float | Sequence[float]) -> list[float]:
-        """Each stage's temperature, from one number for all or one a stage."""
-        given = [temperature] if isinstance(temperature, int | float) else list(temperature)
-        if len(given) not in (1, len(self.stages)):
-            raise InputError(f"{len(given)} temperatures for {len(self.stages)} stages")
-        if not all(t >= 0 for t in given):
-            raise InputError(f"a temperature is a number not below 0, got {given}")
-        return given * len(self.stages) if len(given) == 1 else given
 
     def _labels(self, labels: Tensor | Sequence[int] | None, count: int) -> Tensor | None:
         if labels is None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from torch import Tensor
 
@@ -16,13 +15,12 @@ from cascade.chunks import in_chunks
 from cascade.dequantise import expand_bits, reduce_bits
 from cascade.evaluate import Advance, real_levels
 from cascade.features import load_script
+from cascade.fidelity import SMALLEST, bicubic, mean_squares, psnr, ssim
 from cascade.images import ImageSource
 from cascade.pyramid import halve_to
 from cascade.spread import spread
 from cascade.versions import versions
 from stages import InputError
-
-SMALLEST = 11  # side of the window of SSIM
 
 
 @dataclass
@@ -96,41 +94,6 @@ def pair_scores(
     ours, theirs, diversity = spread(rows_of, len(indices), batch, state, advance)
     spread_out = {"diversity": diversity.mean().item()} if samples > 1 else {}
     return {"cascade": _means(ours, perceptual) | spread_out, "bicubic": _means(theirs, perceptual)}
-
-
-def bicubic(low: Tensor, factor: int) -> Tensor:
-    """Images uint8 (N, C, h, w) at ``factor`` times their size, cubic with a = −0.5."""
-    raised = F.interpolate(low.float(), scale_factor=factor, mode="bicubic", antialias=True)
-    return raised.round().clamp(0, 255).to(torch.uint8)
-
-
-def mean_squares(one: Tensor, two: Tensor) -> Tensor:
-    """Mean squared difference (N,) of images uint8 (N, C, H, W)."""
-    return (one.double() - two.double()).square().flatten(1).mean(1)
-
-
-def psnr(squares: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, 10 log₁₀(255²/MSE); infinite where images are equal."""
-    return 10 * torch.log10(255**2 / squares)
-
-
-def ssim(one: Tensor, two: Tensor) -> Tensor:
-    """Structural similarity (N,) of images uint8 (N, C, H, W), by scikit-image.
-
-    Gaussian window of σ = 1.5, population covariances. Source: Wang et al., 2004.
-    """
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError:
-        raise InputError("SSIM needs scikit-image: pip install 'csrflow[scores]'") from None
-    found = [
-        structural_similarity(
-            a.numpy(), b.numpy(), channel_axis=0, data_range=255, gaussian_weights=True, sigma=1.5,
-            use_sample_covariance=False,
-        )
-        for a, b in zip(one, two, strict=True)
-    ]  # fmt: skip
-    return torch.tensor(found, dtype=torch.float64)
 
 
 def _start(cascade: Cascade, factor: int) -> int:

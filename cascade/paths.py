@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from cascade.chain import Cascade
 from cascade.seeds import sample_noise
-from cascade.stage import Stage
+from cascade.stage import Stage, per_stage
 from stages import Flow, InputError
 from stages.bijection import peel, unpeel
 
@@ -110,7 +110,7 @@ def walk(
     walk depends on its seed, number, label and temperature alone; without ``labels`` the walks of
     a conditional cascade take the classes in turn.
     """
-    temperatures = cascade.temperatures(temperature)
+    temperatures = per_stage(temperature, len(cascade.stages))
     if labels is None and cascade.classes:
         labels = torch.arange(num) % cascade.classes
     waves = [

@@ -39,3 +39,24 @@ def sample_noise(shape: tuple[int, ...], seed: int, stage: int, first: int, coun
             for index in range(first, first + count)
         ]
     )
+
+
+BLOCK = 64  # side of the squares that a noise field is drawn in
+
+
+def noise_window(channels: int, rows: range, columns: range, *parts: object) -> Tensor:
+    """A window (channels, len(rows), len(columns)) of a boundless field of standard normal noise.
+
+    A value is a function of ``parts`` and its position alone, whichever window it is seen through.
+    """
+    down, across = (range(span.start // BLOCK, -(-span.stop // BLOCK)) for span in (rows, columns))
+    blocks = [
+        torch.cat([_noise_block(channels, i, j, *parts) for j in across], dim=2) for i in down
+    ]
+    top, left = rows.start - down.start * BLOCK, columns.start - across.start * BLOCK
+    return torch.cat(blocks, dim=1)[:, top : top + len(rows), left : left + len(columns)]
+
+
+def _noise_block(channels: int, row: int, column: int, *parts: object) -> Tensor:
+    source = generator("field", *parts, row, column)
+    return torch.randn((channels, BLOCK, BLOCK), generator=source)

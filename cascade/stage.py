@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -135,6 +136,16 @@ def load_stage(
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     flow = flow.to(device, DTYPES[dtype]).eval()
     return Stage(folder.resolve().name, config, flow, digest, dtype == "bfloat16")
+
+
+def per_stage(temperature: float | Sequence[float], count: int) -> list[float]:
+    """One temperature a stage, from one for all of them or from as many as there are stages."""
+    given = [temperature] if isinstance(temperature, int | float) else list(temperature)
+    if len(given) not in (1, count):
+        raise InputError(f"{len(given)} temperatures for {count} stages")
+    if not all(0 <= t < math.inf for t in given):
+        raise InputError(f"a temperature is a finite number not below 0, got {given}")
+    return given * count if len(given) == 1 else given
 
 
 def with_sigma(low: Tensor, sigma: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from cascade.chain import Cascade
 from cascade.dequantise import expand_bits, reduce_bits
 from cascade.seeds import sample_noise
+from cascade.stage import per_stage
 from stages import InputError
 
 
@@ -47,7 +48,7 @@ def versions(
     labels = None if labels is None else labels.repeat_interleave(count)
     image = reduce_bits(low, cascade.bits)
     found = []
-    for i, scale in list(enumerate(cascade.temperatures(temperature)))[first:]:
+    for i, scale in list(enumerate(per_stage(temperature, len(cascade.stages))))[first:]:
         stage = cascade.stages[i]
         noise = scale * sample_noise(stage.flow.shape, seed, i, 0, count).repeat(len(low), 1, 1, 1)
         y = stage.run(stage.flow.sample, noise, image, labels)

@@ -9,7 +9,7 @@ from torch import nn
 from cascade import distances, features
 from cascade.distances import compare, frechet_distance, kernel_distance, neighbourhoods
 from cascade.features import INCEPTION, INCEPTION_SHA256, FeatureNet, inception, scripted
-from cascade.pairs import bicubic, mean_squares, psnr, ssim
+from cascade.fidelity import bicubic, mean_squares, psnr, ssim
 from cascade.spread import spread
 from stages import InputError
 

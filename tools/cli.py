@@ -52,15 +52,20 @@ def use_all_cores() -> None:
 
 def add_cascade_arguments(parser: argparse.ArgumentParser) -> None:
     """The cascade to read, and how to run it."""
+    add_run_arguments(parser)
+    parser.add_argument("--batch", type=positive, default=128, help="images held at once")
+    parser.add_argument(
+        "--told-sigma", type=float, help="what stages trained with augment.condition are told"
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder to read stages from, the seed, and where to run and report."""
     parser.add_argument("run", help="a cascade folder, or the folder of one stage")
     parser.add_argument(
         "--stages", help="its stages, base first, in place of cascade.yaml's: a,b,c"
     )
-    parser.add_argument("--batch", type=positive, default=128, help="images held at once")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--told-sigma", type=float, help="what stages trained with augment.condition are told"
-    )
     parser.add_argument("--device", help="cpu, cuda, ...; a GPU where there is one")
     parser.add_argument("--json", help="also write the result to this file")
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
@@ -68,18 +73,28 @@ def add_cascade_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_cascade(args: argparse.Namespace, dtype: str = "float32") -> Cascade:
     """The cascade the arguments name, on their device."""
+    device = device_of(args)
+    with notes():
+        cascade = Cascade.load(args.run, stages_of(args), device, dtype)
+    if args.told_sigma is not None:
+        cascade.tell(args.told_sigma)
+    return cascade
+
+
+def device_of(args: argparse.Namespace) -> str | torch.device:
+    """The device that was asked for, else a GPU where there is one; `InputError` if it fails."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {device} cannot be used here: {reason}") from None
-    stages = args.stages.split(",") if args.stages else None
-    with notes():
-        cascade = Cascade.load(args.run, stages, device, dtype)
-    if args.told_sigma is not None:
-        cascade.tell(args.told_sigma)
-    return cascade
+    return device
+
+
+def stages_of(args: argparse.Namespace) -> list[str] | None:
+    """The stages that --stages names."""
+    return args.stages.split(",") if args.stages else None
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from cascade.images import ImageSource
 from cascade.likelihood import consistency
 from cascade.neighbours import Neighbours, neighbours
 from cascade.paths import between, walk
+from cascade.stage import per_stage
 from cascade.versions import level_of, versions
 
 Row = dict[str, object]
@@ -88,7 +89,7 @@ def draw_versions(args: argparse.Namespace) -> list[Row]:
 
 def draw_temperatures(args: argparse.Namespace) -> list[Row]:
     cascade = load(args.runs[0], args)
-    usual = cascade.temperatures(args.temperature)
+    usual = per_stage(args.temperature, len(cascade.stages))
     columns = [f"τ = {value:g}" for value in args.values]
     rows, blocks = [], []
     for i, stage in enumerate(cascade.stages):
