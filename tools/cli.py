@@ -71,6 +71,16 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
 
 
+def temperatures(text: str) -> list[float]:
+    """What --temperature gives: one number, or one a stage."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--temperature takes numbers such as 0.8 or 0.9,0.8, got {text}"
+        ) from None
+
+
 def load_cascade(args: argparse.Namespace, dtype: str = "float32") -> Cascade:
     """The cascade the arguments name, on their device."""
     device = device_of(args)

@@ -11,7 +11,6 @@ import torch
 from accelerate import PartialState
 from real import add_data_arguments, drawn, open_source
 from rich.progress import Progress
-from sample import temperatures
 from show_scores import OF_PAIRS, say_origin, show_pairs, show_samples
 from torch import Tensor
 
@@ -92,7 +91,7 @@ def add_net_arguments(parser: argparse.ArgumentParser) -> None:
 def settings(text: str) -> list[list[float]]:
     """The temperatures to score at: each one number, or one a stage."""
     if ":" not in text:
-        return [temperatures(text)]
+        return [cli.temperatures(text)]
     try:
         first, last, step = (float(part) for part in text.split(":"))
         count = round((last - first) / step)

@@ -27,7 +27,7 @@ def main() -> None:
     cli.refuse_to_overwrite([args.out, args.npz, args.json], args.force)
     cli.check_picture(args.out)
     cascade = cli.load_cascade(args)
-    temperature = temperatures(args.temperature)
+    temperature = cli.temperatures(args.temperature)
     labels = class_rows(cascade, args.classes, args.num)
     started = time.perf_counter()
     images, failed, clipped = draw(cascade, args, labels, temperature)
@@ -62,15 +62,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", default="grid.png", help="picture to write")
     parser.add_argument("--npz", help="also write images (N, H, W, C) and labels to this file")
     return parser.parse_args()
-
-
-def temperatures(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(
-            f"--temperature takes numbers such as 0.8 or 0.9,0.8, got {text}"
-        ) from None
 
 
 def class_rows(cascade: Cascade, classes: str | None, num: int) -> Tensor | None:

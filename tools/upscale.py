@@ -10,7 +10,6 @@ from pathlib import Path
 import cli
 import torch
 from rich.progress import track
-from sample import temperatures
 from torch import Tensor
 
 from cascade.fidelity import bicubic, psnr_between
@@ -38,7 +37,7 @@ def main() -> None:
     files = [str(Path(args.out) / f"{stem}-{i}.png") for i in range(args.num)]
     cli.refuse_to_overwrite([*files, args.sheet, args.json], args.force)
     cli.check_picture(args.sheet)
-    scale, photo, truth = temperatures(args.temperature), Photo.open(args.photo), None
+    scale, photo, truth = cli.temperatures(args.temperature), Photo.open(args.photo), None
     folders = doubler_folders(args.run, args.factor, cli.stages_of(args))
     stages = load_doublers(folders, cli.device_of(args))
     if args.halve:
