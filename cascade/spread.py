@@ -31,13 +31,20 @@ def spread(
         first = starts[min(turn + rank, len(starts) - 1)]
         rows = rows_of(first, min(batch, count - first))
         if processes > 1:
-            together = [gather(_padded(table, batch).to(state.device)).cpu() for table in rows]
+            together = [_gathered(_padded(table, batch), state, processes) for table in rows]
             dealt = zip(*(table.split(batch) for table in together), strict=True)
             parts += [list(part) for part in dealt][: len(starts) - turn]
         else:
             parts.append(rows)
         advance(min(processes * batch, count - turn * batch))
     return [torch.cat(tables)[:count] for tables in zip(*parts, strict=True)]
+
+
+def _gathered(table: Tensor, state: PartialState, processes: int) -> Tensor:
+    """Every process's table, one below the other; one without columns cannot be sent."""
+    if not table[0].numel():
+        return table.repeat_interleave(processes, 0)
+    return gather(table.to(state.device)).cpu()
 
 
 def _padded(table: Tensor, rows: int) -> Tensor:

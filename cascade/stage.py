@@ -83,9 +83,13 @@ class Stage:
         """``function(x, low, label)`` in chunks, on the stage's device and in its precision.
 
         ``low`` (B, C, h, w) is an integer image; ``x`` may hold n images for each low one,
-        (n·B, C, H, W), those of one side by side: they share what the low image alone decides. A
-        row's result depends on its own values alone (in rounding, on whether it shares, too).
+        (n·B, C, H, W), those of one side by side: where they fill a chunk, they share what the low
+        image alone decides. A row's result depends on its own values alone (in rounding, on whether
+        it shares, too). Raises `InputError` where the low images do not divide the others.
         """
+        times = 1 if low is None else len(x) // max(1, len(low))
+        if low is not None and times * len(low) != len(x):
+            raise InputError(f"{len(x)} images are no multiple of {len(low)} low images")
         weight = next(self.flow.parameters())
         x = x.to(weight)
         rest = [] if labels is None else [labels.to(weight.device)]
@@ -94,7 +98,8 @@ class Stage:
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         mixed = torch.autocast(weight.device.type, torch.bfloat16, enabled=self.autocast)
         with exact, mixed:
-            if low is None or len(low) == len(x):
+            if times < self.chunk:
+                low = low if times == 1 else low.repeat_interleave(times, 0)
                 return in_chunks(function, x, low, *rest, size=self.chunk).cpu()
             results = []
             for i, rows in enumerate(torch.arange(len(x)).chunk(len(low))):

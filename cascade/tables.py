@@ -12,6 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from cascade.chain import Cascade
+from cascade.config import load_config
+from cascade.metrics import read_metrics
 from stages import InputError
 
 PART = re.compile(r"(Glow|SRF)(CC)?(\d+)(?:\((\d*\.?\d+)\))?")
@@ -83,8 +85,17 @@ class Part:
         return Path(table.configs, f"{self.plain}.yaml")
 
     def trained(self, table: Table) -> bool:
-        """Whether its stage folder holds weights."""
-        return Path(table.runs, self.folder, "model.safetensors").is_file()
+        """Whether its stage folder holds weights, of the last step that its training asked for."""
+        folder = Path(table.runs, self.folder)
+        if not (folder / "model.safetensors").is_file():
+            return False
+        train, rows = load_config(folder / "config.yaml").train, read_metrics(folder)
+        return bool(rows) and rows[-1]["step"] >= train.pretrain_steps + train.steps
+
+    def replaced(self, table: Table) -> float | None:
+        """The last share of disturbed low images that its training gave up on, if it logged any."""
+        found = [row.get("replaced") for row in read_metrics(Path(table.runs, self.folder))]
+        return next((share for share in reversed(found) if share is not None), None)
 
 
 def parts(name: str) -> list[Part]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cascade.dequantise import reduce_bits
+from cascade.metrics import read_metrics
 from cascade.pyramid import halve
 from cascade.seeds import generator
 from cascade.stage import Stage
@@ -69,8 +69,7 @@ def _bpd(stage: Stage, images: Tensor, low: Tensor, labels: Tensor | None) -> fl
 
 def recorded_bpd(folder: Path) -> float | None:
     """The last bits/dim of held-out images that training wrote into a stage folder, if any."""
-    log = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    rows = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
     found = [row[key] for row in rows for key in ("validation_bpd", "test_bpd") if key in row]
     return found[-1] if found else None
 

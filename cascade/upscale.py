@@ -63,6 +63,8 @@ def doubler_folders(
     if factor < 2 or factor != 2**count:
         raise InputError(f"stages double, so the factor is 2, 4, 8, ..., not {factor}")
     found, _ = stage_folders(folder, names)
+    if names and len(names) != count:
+        raise InputError(f"factor {factor} takes {count} stages, --stages names {len(names)}")
     if len(found) < count:
         raise InputError(
             f"factor {factor} takes {count} stages, {folder} gives {len(found)}; "
@@ -88,6 +90,15 @@ def load_doublers(folders: Sequence[Path], device: str | torch.device = "cpu") -
                     f"{stages[0].name} has {key}={one}, but {stage.name} has {key}={two}"
                 )
     return stages
+
+
+def check(stages: Sequence[Stage], label: int | None, tiling: Tiling) -> None:
+    """Raise `InputError` for a label or a tiling that the stages do not take."""
+    if label is not None and not any(stage.classes for stage in stages):
+        raise InputError("a label was given, but no stage uses them")
+    for stage in stages:
+        labels_of(stage, label, 1)
+        tiling.check(stage)
 
 
 @torch.no_grad()
@@ -118,10 +129,7 @@ def upscale(
         )
     if num < 1:
         raise InputError(f"draw at least one sample, not {num}")
-    if label is not None and not any(stage.classes for stage in stages):
-        raise InputError("a label was given, but no stage uses them")
-    for stage in stages:
-        tiling.check(stage)
+    check(stages, label, tiling)
     images = reduce_bits(low, bits).expand(num, -1, -1, -1)
     for i, (stage, scale) in enumerate(zip(stages, temperatures, strict=True)):
         images = _doubled(stage, images, (seed, i), scale, label, tiling, watch)

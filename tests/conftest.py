@@ -20,12 +20,6 @@ from cascade.data import open_images
 
 ROOT = Path(__file__).parents[1]
 
-# A worker of the tests and all that it starts keep to one core, so that no two runs of a test
-# differ in their threads (and so in their last bits).
-if hasattr(os, "sched_setaffinity"):
-    cores = sorted(os.sched_getaffinity(0))
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    os.sched_setaffinity(0, {cores[worker % len(cores)]})
 torch.set_num_threads(1)
 TINY = ["train.steps=40", "train.batch_size=16", "train.sample_every=40", "model.steps=1"]
 
@@ -105,6 +99,18 @@ def digits(tmp_path_factory) -> Path:
         done = run_tool("train", config, f"out={folder / name}", *TINY)
         assert done.returncode == 0, done.stderr
     return folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep a worker of the tests, and all that it starts, to one core.
+
+    So no two runs of a test differ in their threads, and thereby in their last bits.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    starts_workers = worker is None and config.getoption("numprocesses", None)
+    if hasattr(os, "sched_setaffinity") and not starts_workers:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int((worker or "gw0")[2:]) % len(cores)]})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from importlib.metadata import version
 
@@ -94,8 +95,8 @@ def settings(text: str) -> list[list[float]]:
         return [cli.temperatures(text)]
     try:
         first, last, step = (float(part) for part in text.split(":"))
-        count = round((last - first) / step)
-    except (ValueError, ZeroDivisionError):
+        count = math.floor((last - first) / step + 1e-9)
+    except (ValueError, ZeroDivisionError, OverflowError):
         count = -1
     if count < 0:
         raise InputError(f"a sweep is first:last:step such as 0.7:1.0:0.05, got {text}")

@@ -65,11 +65,12 @@ def show(found: Sequence[Job]) -> None:
         print(prefix + shlex.join(["accelerate", *job.words]))
 
 
-def train(found: Sequence[Job]) -> None:
+def train(found: Sequence[Job]) -> bool:
     """Train all stages, as many at once as there are GPUs, or one at a time.
 
     A stage that is trained on another one's disturbed images waits for it. Asked to stop, all save
-    and end. Raises `InputError` that names the stages that failed, once the others are done.
+    and end, and it gives False. Raises `InputError` that names the stages that failed, once the
+    others are done.
     """
     free, waiting = gpus() or [None], list(found)
     running: dict[str | None, tuple[Job, subprocess.Popen]] = {}
@@ -105,6 +106,7 @@ def train(found: Sequence[Job]) -> None:
     elif failed:
         names = ", ".join(job.config.out for job in failed)
         raise InputError(f"not trained: {names}; the same command continues the others too")
+    return not stopped
 
 
 def gpus() -> list[str]:

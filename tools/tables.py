@@ -32,6 +32,8 @@ def main() -> None:
     args = parse()
     table = load_table(args.config, args.overrides)
     out = Path(args.out or Path(table.runs, "table.md"))
+    if out.suffix != ".md":
+        raise InputError(f"--out is a Markdown file such as table.md, got {out}")
     known = out.with_suffix(".json")
     if not known.exists():
         cli.refuse_to_overwrite([str(out)], args.force)
@@ -39,8 +41,8 @@ def main() -> None:
     args.device = args.device or state.device
     net = feature_net(args)
     missing = [part for part in stages(table) if not part.trained(table)]
-    if args.train:
-        train(missing, table, state)
+    if args.train and not train(missing, table, state):
+        return
     entries = [] if args.force or not known.exists() else json.loads(known.read_text())
     scored: dict[str, list[Entry]] = {}
     for row in table.rows:
@@ -80,11 +82,11 @@ def stages(table: Table) -> list[Part]:
     return list(dict.fromkeys(part for row in table.rows for part in parts(row.name)))
 
 
-def train(missing: list[Part], table: Table, state: PartialState) -> None:
-    """Train what is missing, one device a stage, as `train.py --all` does."""
+def train(missing: list[Part], table: Table, state: PartialState) -> bool:
+    """Train what is missing, one device a stage, as `train.py --all` does; False if stopped."""
     if state.num_processes > 1:
         raise InputError("--train starts processes of its own: run tables.py without a launcher")
-    fleet.train([job(part, table) for part in missing])
+    return fleet.train([job(part, table) for part in missing])
 
 
 def job(part: Part, table: Table) -> fleet.Job:
@@ -140,7 +142,6 @@ def score(
                     "of": keys[level],
                     "size": cascade.stages[level].shape[1],
                     **found,
-                    "not_finite": drawing.failed,
                     "pixels_sha256": real.digests[level],
                 }
                 entries.append(known[level])
@@ -194,13 +195,9 @@ def beside(ours: float | None, published: float | None) -> str:
 
 
 def replaced(row: Row, table: Table) -> float | None:
-    """The last share of disturbed low images that training of the row's σ stage gave up on."""
-    disturbed = [part for part in parts(row.name) if part.sigma]
-    log = Path(table.runs, disturbed[-1].folder, "metrics.jsonl") if disturbed else None
-    if not log or not log.is_file():
-        return None
-    found = [json.loads(line).get("replaced") for line in log.read_text().splitlines()]
-    return next((share for share in reversed(found) if share is not None), None)
+    """The share of disturbed low images that training of the row's last σ stage gave up on."""
+    disturbed = [part for part in parts(row.name) if part.sigma and part.trained(table)]
+    return disturbed[-1].replaced(table) if disturbed else None
 
 
 def write(text: str, file: Path) -> None:

@@ -20,6 +20,7 @@ from cascade.typical import recorded_bpd, typicality
 from cascade.upscale import (
     TILING,
     Tiling,
+    check,
     cropped,
     doubler_folders,
     load_doublers,
@@ -44,10 +45,12 @@ def main() -> None:
         truth = cropped(photo.pixels(stages[0].shape[0]), args.factor)
         photo = Photo.of(lowered(stages, truth))
     low = photo.pixels(stages[0].shape[0])
+    tiling = Tiling(args.tile, args.overlap)
+    check(stages, args.label, tiling)
     judged = judge(stages[0], folders[0], low, args.label)
     started = time.perf_counter()
     images = upscale(
-        stages, low, args.num, scale, args.seed, args.label, Tiling(args.tile, args.overlap),
+        stages, low, args.num, scale, args.seed, args.label, tiling,
         partial(track, description="enlarging", console=cli.console, transient=True),
     )  # fmt: skip
     result = {
