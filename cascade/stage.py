@@ -98,7 +98,7 @@ class Stage:
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         mixed = torch.autocast(weight.device.type, torch.bfloat16, enabled=self.autocast)
         with exact, mixed:
-            if times < self.chunk:
+            if times == 1 or times < self.chunk:
                 low = low if times == 1 else low.repeat_interleave(times, 0)
                 return in_chunks(function, x, low, *rest, size=self.chunk).cpu()
             results = []

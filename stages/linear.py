@@ -104,11 +104,12 @@ class Mix(Bijection):
             weights = torch.stack([mix.matrix.weight() for mix in mixes])
             log_det = mixes[0].matrix.log_dets([mix.matrix for mix in mixes], weights)
             log_det = log_det + log_scale.sum(1)
-            affine = weights * log_scale.exp()[:, None, :]
             if inverse:
-                affine = torch.linalg.inv(affine.double()).to(affine.dtype)
+                backward = torch.linalg.inv(weights.double()).to(weights.dtype)
+                affine = (-log_scale).exp()[:, :, None] * backward
                 shift, log_det = -bias, -log_det
             else:
+                affine = weights * log_scale.exp()[:, None, :]
                 shift = (affine @ bias[:, :, None])[:, :, 0]
         return list(zip(affine.unbind(), shift.unbind(), log_det.unbind(), strict=True))
 

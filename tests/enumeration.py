@@ -40,6 +40,7 @@ def tiny_cascade(pyramid: str = "bicubic") -> Cascade:
     data = {"name": "none", "channels": 1, "bits": 2}
     train = Train(steps=0, batch_size=1, lr=0.0)
     base = randomise(Flow(Mix(1), (1, 1, 1), 0))
+    base.body.matrix.entries.data.fill_(1.0)
     base.body.norm.log_scale.data.fill_(1.2)
     base.body.norm.bias.data.fill_(0.1)
     haar = pyramid == "haar"

@@ -127,7 +127,7 @@ def test_an_exploding_stage_is_replaced_and_counted(name):
     cascade, images = tiny_cascade(), shown()
     parameter, value = EXPLOSIONS[name]
     base = cascade.stages[0].flow
-    getattr(base.body.affine, parameter).data.fill_(value)
+    getattr(base.body.norm, parameter).data.fill_(value)
     values = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
     noise, sigmas = torch.ones(values.shape), torch.full((4,), 0.5)
     disturbed, replaced = disturb(cascade.stages[0], values, None, None, sigmas, noise)

@@ -49,7 +49,8 @@ def test_table(tmp_path):
         if row["operation"] == "likelihood":
             assert counted == pytest.approx(expected, rel=1e-6)
         if row["operation"] == "training":
-            assert 2.5 * expected < counted < 3.001 * expected  # images need no gradient
+            # images need no gradient; folded matrices do, small though they are
+            assert 2.5 * expected < counted < 3.03 * expected
     for key in ("train_ratio", "sample_ratio"):
         assert math.isfinite(found[key]) and found[key] > 0
         assert f"{key} over normflows" in done.stdout

@@ -228,7 +228,7 @@ def test_the_previous_stage_is_untouched(digits, tmp_path, low):
     assert not any(p.requires_grad for p in trainer.augmentation.flow.parameters())
     trainer.run()
     assert (digits / "glow8" / "model.safetensors").read_bytes() == before
-    trainer.augmentation.flow.body.inner.parts[0].affine.bias.data += 1
+    trainer.augmentation.flow.body.inner.parts[0].parts[0].norm.bias.data += 1
     with pytest.raises(RuntimeError, match="changed during training"):
         trainer.augmentation.verify()
     assert weights_digest(trainer.augmentation.flow) != trainer.augmentation.weights
