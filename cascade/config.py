@@ -140,6 +140,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
         if OmegaConf.select(changes, "augment.sigma") is not None and given.get("augment"):
             given.augment.pop("sigma", None)  # a schedule is replaced, not added to
         given = OmegaConf.merge(given, changes)
+        if OmegaConf.select(given, "train.precision") is False:
+            given.train.precision = "no"  # which YAML reads as a truth value
         kind = OmegaConf.select(given, "model.kind")
         if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(f"{path}: model.kind must be one of {', '.join(KINDS)}, got {kind!r}")

@@ -50,6 +50,10 @@ def test_thesis_sizes():
     assert encoder.taps == [1, 8, 15, 22] and encoder.channels == 320
 
 
+def test_no_is_a_precision_though_yaml_reads_a_truth_value():
+    assert load_config(CONFIGS[0], ["train.precision=no"]).train.precision == "no"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
