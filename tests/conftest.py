@@ -19,7 +19,6 @@ from torch import nn
 from cascade.data import open_images
 
 ROOT = Path(__file__).parents[1]
-
 torch.set_num_threads(1)
 TINY = ["train.steps=40", "train.batch_size=16", "train.sample_every=40", "model.steps=1"]
 

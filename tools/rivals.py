@@ -55,7 +55,7 @@ def plain_srflow(config: StageConfig) -> Flow:
     model = config.model
     if model.kind != "srflow" or model.pyramid == "haar" or model.conditional_prior:
         raise InputError(
-            "--against plain is for an SRFlow without Haar details and model.conditional_prior"
+            "--against plain is for an SRFlow with model.pyramid=bicubic and no conditional_prior"
         )
     flow = build(config)
     law, features = scale_law(model.squish, model.squish_range), flow.encoder.channels
