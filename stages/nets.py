@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stages.convolve import Layer, convolve
 from stages.norm import NormedConv
 
 
@@ -32,11 +33,10 @@ class GainedConv(nn.Module):
         nn.init.zeros_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def layer(self) -> Layer:
+        """Weight and bias of the one convolution."""
         gain = (3 * self.gain).exp().transpose(0, 1)
-        bias = self.conv.bias * gain.flatten()
-        weight, conv = self.conv.weight * gain, self.conv
-        return F.conv2d(x, weight, bias, padding=conv.padding, groups=conv.groups)
+        return self.conv.weight * gain, self.conv.bias * gain.flatten()
 
 
 class Head(Net):
@@ -47,11 +47,20 @@ class Head(Net):
 
     def __init__(self, width: int, outputs: int, groups: int = 1):
         super().__init__()
+        self.groups = groups
         self.mix = NormedConv(width, width, 1, groups)
         self.last = GainedConv(width, outputs, groups)
 
+    def fit(self, hidden: Tensor) -> None:
+        """Fit the normalisation to what comes after ``hidden``, once."""
+        self.mix.fit(hidden)
+
+    def layers(self) -> list[Layer]:
+        """Weights and biases, with a ReLU between the two."""
+        return [self.mix.layer(), self.last.layer()]
+
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.last(F.relu(self.mix(hidden), inplace=True))
+        return convolve(hidden, *self.layers(), groups=self.groups)
 
 
 class CouplingNet(Net):
@@ -65,8 +74,10 @@ class CouplingNet(Net):
         self.first = NormedConv(inputs, width, 3)
         self.head = Head(width, outputs)
 
+    def fit(self, x: Tensor, condition: Tensor | None = None) -> None:
+        """Fit the first normalisation to ``x``, the second to what follows, once."""
+        self.first.fit(x)
+        self.head.fit(F.relu(convolve(x, self.first.layer(), added=condition)))
+
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        hidden = self.first(x)
-        if condition is not None:
-            hidden = hidden + condition
-        return self.head(F.relu(hidden, inplace=True))
+        return convolve(x, self.first.layer(), *self.head.layers(), added=condition)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stages.convolve import Layer, convolve
 
 
 class ChannelAffine(nn.Module):
@@ -53,11 +54,13 @@ class NormedConv(nn.Module):
         """Fit the normalisation to what the convolution makes of ``x``, once."""
         self.norm.fit(self.conv(x))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def layer(self) -> Layer:
+        """Weight and bias of the one convolution."""
         scale = self.norm.log_scale.exp().transpose(0, 1)
-        bias = self.norm.bias.flatten() * scale.flatten()
-        weight, conv = self.conv.weight * scale, self.conv
-        return F.conv2d(x, weight, bias, padding=conv.padding, groups=conv.groups)
+        return self.conv.weight * scale, self.norm.bias.flatten() * scale.flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve(x, self.layer(), groups=self.conv.groups)
 
 
 @torch.no_grad()

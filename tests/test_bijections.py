@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import randomise
 from torch import nn
 from torch.autograd.functional import jacobian
@@ -10,7 +11,8 @@ from stages.bijection import Chain, OnHalf, Squeezed, peel, unpeel
 from stages.coupling import Coupling, Injections, Injector, SplitPrior
 from stages.glow import glow
 from stages.linear import LU, Dense, Mix
-from stages.norm import ChannelAffine, NormedConv, initialise
+from stages.nets import CouplingNet, Head
+from stages.norm import ChannelAffine, initialise
 from stages.scale import LOG_SIGMA, ScaleLaw, scale_law, whitening
 from stages.srflow import srflow
 from stages.steps import Steps
@@ -185,9 +187,15 @@ def test_peel_and_unpeel():
     assert torch.equal(unpeel(top, rest, squeezed=False), z)
 
 
-def normed(layer: Mix | NormedConv, args: tuple, output: object) -> torch.Tensor:
-    """What a layer's norm made of what the layer was given."""
-    return layer.norm(args[0]) if isinstance(layer, Mix) else output.clone()
+def normed(layer: torch.nn.Module, args: tuple, output: object) -> list[torch.Tensor]:
+    """What a layer's norms make of what the layer was given."""
+    if isinstance(layer, Mix):
+        return [layer.norm(args[0])]
+    if isinstance(layer, CouplingNet):
+        condition = args[1] if len(args) > 1 and args[1] is not None else 0.0
+        first = layer.first(args[0])
+        return [first, *normed(layer.head, (F.relu(first + condition),), None)]
+    return [layer.mix(args[0])] if isinstance(layer, Head) else [output]
 
 
 def test_initialise_fits_every_norm_once_and_only_when_asked():
@@ -199,8 +207,9 @@ def test_initialise_fits_every_norm_once_and_only_when_asked():
     outputs = []
     initialise(flow.body, x, flow.encoder(low))
     assert all(layer.fitted for layer in layers)
-    owners = [m for m in flow.modules() if isinstance(m, Mix | NormedConv)]
-    hooks = [m.register_forward_hook(lambda *a: outputs.append(normed(*a))) for m in owners]
+    owners = [m for m in flow.modules() if isinstance(m, Mix | CouplingNet | Head)]
+    owners += [m.project for m in flow.modules() if isinstance(m, Steps)]
+    hooks = [m.register_forward_hook(lambda *a: outputs.extend(normed(*a))) for m in owners]
     flow.encode(x, low)
     assert len(outputs) == len(layers)
     for y in outputs:

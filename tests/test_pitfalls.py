@@ -27,7 +27,7 @@ from stages.bijection import OnHalf, Squeezed, peel
 from stages.coupling import Coupling, Injections, Injector, SplitPrior
 from stages.gaussian import log_normal
 from stages.linear import Mix
-from stages.nets import GainedConv
+from stages.nets import CouplingNet, Head
 from stages.norm import ChannelAffine
 from stages.prior import ClassPrior
 from stages.scale import scale_law, whitening
@@ -310,7 +310,7 @@ def test_09_fresh_nets_predict_nothing_and_randomised_ones_do():
         (glow((1, 8, 8), **options), normal(3, 1, 8, 8), None),
         (srflow((1, 8, 8), **options, **ENCODER), normal(3, 1, 8, 8), normal(3, 1, 4, 4)),
     ):
-        last = calls(flow.double(), GainedConv, x, low, label)
+        last = calls(flow.double(), (CouplingNet, Head), x, low, label)
         assert last and not any(predicted.any() for _, predicted in last.values())
         affine, injected = (calls(flow, kinds, x, low, label) for kinds in (AFFINE, Injections))
         moved = dict(randomise(flow, 0.1).named_modules())
