@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import measure
 import rivals
@@ -137,12 +138,13 @@ def of_one_image(
 def plain(
     config: StageConfig, device: torch.device, precision: str
 ) -> dict[str, measure.Operation]:
-    """The same of an SRFlow that reads its condition at every step."""
+    """The same of an SRFlow that reads its condition at every step, in the usual convolutions."""
     loss = ready(rivals.plain_srflow(config), config, device)
     given, mixed = inputs(config, device), autocast(device, precision)
     low = given.low[:1].expand(VERSIONS, -1, -1, -1)
     versions = of_one_image(loss.flow, given, low, mixed)
-    return of_a_stage(loss, config, device, precision) | {"versions": versions}
+    found = of_a_stage(loss, config, device, precision) | {"versions": versions}
+    return {name: partial(rivals.with_the_library, operation) for name, operation in found.items()}
 
 
 def normflows(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from unittest.mock import patch
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cascade.config import StageConfig
 from cascade.stage import build, channels_last
-from stages import Flow, InputError
+from stages import Flow, InputError, convolve
 from stages.bijection import Bijection, Chain, Cond, OnHalf, Squeezed
 from stages.coupling import Coupling, SplitPrior
 from stages.linear import Mix
@@ -44,6 +47,12 @@ def normflows_glow(config: StageConfig, x: Tensor) -> nn.Module:
     model = nf.MultiscaleFlow(bases, flows, merges, class_cond=False)
     model.forward_kld(x)  # its ActNorm is fitted to the first batch
     return model
+
+
+def with_the_library(operation: Callable[[], object]) -> None:
+    """Run an operation with the library's own convolutions on every device."""
+    with patch.object(convolve, "LARGEST", 0):
+        operation()
 
 
 def plain_srflow(config: StageConfig) -> Flow:
