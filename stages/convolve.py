@@ -11,15 +11,15 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 Layer = tuple[Tensor, Tensor]  # weight (O, I, k, k), k 1 or 3, and bias (O,)
 
-LARGEST = 2**25  # numbers that the neighbourhoods of an image's pixels may take
+LARGEST = 2**25  # numbers that the neighbourhoods of all pixels may take
 
 
 def convolve(x: Tensor, *layers: Layer, added: Tensor | None = None, groups: int = 1) -> Tensor:
     """x (B, I, H, W) through ``layers``; ``added`` is added to what the first one makes of it.
 
-    On a CPU these are products of large matrices (`_Products`): the library's convolutions of few
-    channels to many, or many to few, and all its gradients of weights, take longer. Other devices,
-    grouped convolutions, autocast and compiled code use the library's.
+    On a CPU wide nets of small images are products of large matrices (`_Products`): the library's
+    convolutions of few channels to many, or many to few, and its gradients of weights, take longer.
+    Other devices, grouped convolutions, autocast and compiled code use the library's.
     """
     if groups == 1 and _are_products(x, layers):
         return _Products.apply(x, added, *(tensor for layer in layers for tensor in layer))
@@ -34,7 +34,9 @@ def _are_products(x: Tensor, layers: tuple[Layer, ...]) -> bool:
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return False
     pixels = x.shape[0] * x.shape[2] * x.shape[3]
-    return all(9 * pixels * min(weight.shape[:2]) <= LARGEST for weight, _ in layers)
+    wide = max(max(weight.shape[:2]) for weight, _ in layers)
+    narrow = max(min(weight.shape[:2]) for weight, _ in layers)
+    return pixels <= wide**2 and 9 * pixels * narrow <= LARGEST
 
 
 class _Products(torch.autograd.Function):

@@ -8,7 +8,7 @@ from torch.autograd.functional import jacobian
 from stages import convolve as module
 from stages.convolve import convolve
 
-WIDTHS = [(3, 8, 8, 6), (5, 5), (7, 2), (1, 9, 4)]
+WIDTHS = [(3, 16, 16, 6), (12, 12), (16, 2), (1, 18, 4)]
 SIZES = [(1, 1, 1), (2, 5, 3), (3, 1, 4), (2, 8, 8)]
 
 
