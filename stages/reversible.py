@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from stages.bijection import Bijection, Cond, compose
+
+Trail = list[Tensor | None]  # the images between parts; one at a time, as a backward pass passes it
 
 
 def rewindable(
@@ -19,47 +22,48 @@ def rewindable(
     again on what it found, and takes that one part's gradients (`Bijection.rewind`). They are those
     of `compose`, up to rounding.
     """
-    given = [tensor for cond in conds for tensor in cond]
-    weights = [weight for part in parts for weight in part.parameters()]
-    return _Rewindable.apply(parts, [len(cond) for cond in conds], x, *given, *weights)
+    trail: Trail = [None] * (len(parts) - 1)
+    maps = [partial(_rewindable, part, trail, place) for place, part in enumerate(parts)]
+    return compose(x, maps, conds)
+
+
+def _rewindable(
+    part: Bijection, trail: Trail, place: int, x: Tensor, cond: Cond
+) -> tuple[Tensor, Tensor]:
+    return _Rewindable.apply(part, trail, place, len(cond), x, *cond, *part.parameters())
 
 
 class _Rewindable(torch.autograd.Function):
-    """Conditions and weights are inputs, so that their gradients reach whoever waits for them."""
+    """One part, which in a backward pass finds its output on the trail and leaves its input there.
+
+    A part each, so that weights have their gradients before the next part's are made. Condition
+    and weights are inputs, so that their gradients reach whoever waits for them.
+    """
 
     @staticmethod
-    def forward(ctx, parts, lengths, x, *tensors):
-        ctx.parts, ctx.lengths = parts, lengths
+    def forward(ctx, part, trail, place, reads, x, *tensors):
+        ctx.part, ctx.trail, ctx.place, ctx.reads = part, trail, place, reads
         device = x.device.type
         ctx.autocast = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-        z, log_det = compose(x, parts, _handed_out(tensors, lengths))
-        ctx.save_for_backward(z, *tensors)
+        z, log_det = part(x, tensors[:reads])
+        ctx.save_for_backward(z if place == len(trail) else None, *tensors)
         return z, log_det
 
     @staticmethod
     def backward(ctx, grad_z, grad_log_det):
         z, *tensors = ctx.saved_tensors
-        conds = _handed_out(tensors, ctx.lengths)
-        of_conds, of_weights = [], []  # gradients, the last part's first
-        for part, cond in zip(reversed(ctx.parts), reversed(conds), strict=True):
-            cond = tuple(c.detach().requires_grad_(c.requires_grad) for c in cond)
-            weights = list(part.parameters())
-            dtype, enabled = ctx.autocast
-            with torch.enable_grad(), torch.autocast(z.device.type, dtype, enabled=enabled):
-                leaves, output, log_det = part.rewind(z, cond)
-            outputs = {output: grad_z, log_det: grad_log_det}
-            found = _gradients(outputs, [*leaves, *cond, *weights])
-            grad_z = torch.cat(found[: len(leaves)], dim=1)
-            of_conds[:0] = found[len(leaves) : len(leaves) + len(cond)]
-            of_weights[:0] = found[len(leaves) + len(cond) :]
-            z = torch.cat(leaves, dim=1).detach()
-        return None, None, grad_z, *of_conds, *of_weights
-
-
-def _handed_out(tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Cond]:
-    """The first tensors, in tuples of these lengths."""
-    rest = iter(tensors)
-    return [tuple(next(rest) for _ in range(length)) for length in lengths]
+        if z is None:
+            z, ctx.trail[ctx.place] = ctx.trail[ctx.place], None
+        cond = tuple(c.detach().requires_grad_(c.requires_grad) for c in tensors[: ctx.reads])
+        dtype, enabled = ctx.autocast
+        with torch.enable_grad(), torch.autocast(z.device.type, dtype, enabled=enabled):
+            leaves, output, log_det = ctx.part.rewind(z, cond)
+        outputs = {output: grad_z, log_det: grad_log_det}
+        found = _gradients(outputs, [*leaves, *cond, *tensors[ctx.reads :]])
+        if ctx.place:
+            ctx.trail[ctx.place - 1] = torch.cat(leaves, dim=1).detach()
+        of_x = torch.cat(found[: len(leaves)], dim=1)
+        return None, None, None, None, of_x, *found[len(leaves) :]
 
 
 def _gradients(outputs: dict[Tensor, Tensor], inputs: Sequence[Tensor]) -> list[Tensor | None]:

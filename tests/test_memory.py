@@ -1,5 +1,7 @@
 """What a backward pass finds kept: the modes of `Flow.keep`, and compiled steps."""
 
+import gc
+
 import pytest
 import torch
 from conftest import ROOT, TINY, launch, randomise, run_tool
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from cascade.stage import read_tensors
 from stages import StageLoss, glow, srflow
+from stages.coupling import Coupling
 
 SMALL = {"levels": 2, "width": 8}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 2}
@@ -72,6 +75,81 @@ def test_reversible_keeps_as_much_of_an_image_at_any_depth():
             kept[memory, steps] = two - one  # weights are kept as well
     assert kept["store", 16] > 5 * kept["store", 2]
     assert kept["reversible", 16] == kept["reversible", 2]
+
+
+def reversible(name: str) -> tuple[StageLoss, tuple[Tensor | None, ...]]:
+    """A stage whose backward pass makes the activations again, and what it is given."""
+    torch.manual_seed(0)
+    loss = randomise(StageLoss(STAGES[name]()), 0.1)
+    loss.flow.keep("reversible")
+    return loss, inputs(loss, torch.float64)
+
+
+def test_reversible_accumulates_a_part_s_gradients_before_it_makes_the_next_ones():
+    loss, given = reversible("glow")
+    couplings = [module for module in loss.modules() if type(module) is Coupling]
+    accumulated, rewound = [], []
+    for coupling in couplings:
+        weights = list(coupling.parameters())
+        weights[-1].register_post_accumulate_grad_hook(accumulated.append)
+        coupling.net.register_forward_hook(
+            lambda *_, last=weights[-1]: rewound.append((last, list(accumulated)))
+        )
+    nats, _ = loss(*given)
+    rewound.clear()
+    nats.sum().backward()
+    assert len(accumulated) == len(rewound) == len(couplings) > 3
+    for place, (last, before) in enumerate(rewound):
+        assert last is accumulated[place]
+        assert len(before) == place
+
+
+@pytest.mark.parametrize("name", ["glow, additive, classes", "srflow"])
+def test_reversible_goes_back_a_second_time_through_a_graph(name):
+    loss, given = reversible(name)
+    nats, logits = loss(*given)
+    total = nats.sum() + logits.square().sum()
+    once = torch.autograd.grad(total, list(loss.parameters()), retain_graph=True)
+    some = list(loss.parameters())[-9:]  # stops half-way
+    torch.autograd.grad(total, some, retain_graph=True, allow_unused=True)
+    again = torch.autograd.grad(total, list(loss.parameters()))
+    for one, two in zip(once, again, strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("frozen", ["", "body.inner.parts.0.parts.0.", "body.inner.parts.0."])
+def test_reversible_with_frozen_parts_lets_every_image_go(frozen):
+    """A backward pass leaves no image, though its graph be there; without the graph, nothing."""
+    loss, given = reversible("glow")
+    for name, weight in loss.flow.named_parameters():
+        weight.requires_grad_(not (frozen and name.startswith(frozen)))
+    gradients(loss, *given)  # from now on there are gradients to add to
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        nats, _ = loss(*given)
+        nats.sum().backward()
+        assert images(tensors()) == images(before)
+        del nats
+        assert len(tensors()) == len(before)
+    finally:
+        gc.enable()
+    found, _ = gradients(loss, *given)
+    loss.flow.keep("store")
+    for one, two in zip(gradients(loss, *given)[0], found, strict=True):
+        assert (one is None) == (two is None)
+        if one is not None:
+            torch.testing.assert_close(two, one, rtol=1e-8, atol=1e-9)
+
+
+def tensors() -> list[torch.Size]:
+    """The shapes of all that live."""
+    return [thing.shape for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+
+
+def images(shapes: list[torch.Size]) -> int:
+    return sum(len(shape) == 4 and shape[0] == 2 for shape in shapes)
 
 
 def test_reversible_under_autocast_runs_its_nets_as_forward_did():

@@ -15,7 +15,6 @@ from operations import RIVALS, VERSIONS, ours
 from rich.table import Table
 
 from cascade.config import StageConfig, load_config
-from cascade.stage import build
 from stages import InputError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -40,10 +39,8 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if args.memory:
-        training = args.memory == "training"
-        operation = "backward" if training else args.memory
-        used = measure.peak_memory(ours(config, device, args.precision[0])[operation], device)
-        print(used - training * measure.size_of(build(config)))  # less the gradients
+        operation = "backward" if args.memory == "training" else args.memory
+        print(measure.peak_memory(ours(config, device, args.precision[0])[operation], device))
         return
     operations, counts = gather(args, config, device)
     seconds = measure.interleaved(operations, device, args.repeats)

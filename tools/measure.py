@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 Operation = Callable[[], object]
@@ -80,11 +79,6 @@ def peak_memory(operation: Operation, device: torch.device) -> int:
     before = _status("VmRSS")
     operation()
     return _status("VmHWM") - before
-
-
-def size_of(module: nn.Module) -> int:
-    """Bytes of a module's parameters."""
-    return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
 def _status(name: str) -> int:

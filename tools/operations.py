@@ -50,7 +50,7 @@ def ready(flow: Flow, config: StageConfig, device: torch.device) -> StageLoss:
 def ours(config: StageConfig, device: torch.device, precision: str) -> dict[str, measure.Operation]:
     """One training step, log-probabilities and samples of one batch; of an SRFlow also its parts.
 
-    ``backward`` is a training step without the optimiser's.
+    ``backward`` is a training step without the optimiser's; gradients accumulate.
     ``versions`` are samples of one low image; ``encoder`` and ``condition`` the parts of a training
     step that make the features, and what of the steps the features alone decide.
     """
@@ -76,10 +76,6 @@ def of_a_stage(
         differentiate()
         update(loss, adam, config)
 
-    def backward() -> None:
-        differentiate()
-        loss.zero_grad()
-
     @torch.no_grad()
     def score() -> None:
         loss.eval()
@@ -92,7 +88,7 @@ def of_a_stage(
         with mixed:
             flow.sample(noise, given.low, given.label)
 
-    return {"training": train, "backward": backward, "likelihood": score, "sampling": sample}
+    return {"training": train, "backward": differentiate, "likelihood": score, "sampling": sample}
 
 
 def parts(
