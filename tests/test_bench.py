@@ -56,6 +56,18 @@ def test_table(tmp_path):
         assert f"{key} over normflows" in done.stdout
 
 
+def test_the_rival_of_the_library_uses_its_convolutions(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    operations = importlib.import_module("operations")
+    config = load_config(BENCH, [*SMALL[:2], "train.batch_size=2"])
+    for make, expected in ((operations.ours, False), (operations.library, True)):
+        train = make(config, torch.device("cpu"), "float32")["training"]
+        train()
+        with torch.profiler.profile() as profile:
+            train()
+        assert any(e.key == "aten::convolution" for e in profile.key_averages()) is expected
+
+
 def test_memory_is_that_of_one_operation():
     """At least the two hidden images of every coupling net; less, if they are computed again."""
     command = ["python", "tools/bench.py", BENCH, "data.size=32", "--memory", "training"]

@@ -74,8 +74,9 @@ def gather(
             operations[f"{kind} {precision}"] = mine[kind]
             counts[f"{kind} {precision}"] = measure.flops(plain[kind])
         if args.against:
-            for kind, operation in RIVALS[args.against](written, device, precision).items():
-                operations[f"{args.against} {kind} {precision}"] = operation
+            theirs = RIVALS[args.against](written, device, precision)
+            for kind in filter(theirs.__contains__, RATIOS):
+                operations[f"{args.against} {kind} {precision}"] = theirs[kind]
     return operations, counts
 
 
@@ -117,7 +118,8 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--against", choices=list(RIVALS),
-        help="a Glow of another package, or an SRFlow that reads its condition at every step",
+        help="a Glow of another package, an SRFlow that reads its condition at every step, or the "
+        "same stage in the library's convolutions",
     )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, ...; a GPU where there is one")
     parser.add_argument(

@@ -139,8 +139,20 @@ def plain(
     given, mixed = inputs(config, device), autocast(device, precision)
     low = given.low[:1].expand(VERSIONS, -1, -1, -1)
     versions = of_one_image(loss.flow, given, low, mixed)
-    found = of_a_stage(loss, config, device, precision) | {"versions": versions}
-    return {name: partial(rivals.with_the_library, operation) for name, operation in found.items()}
+    return usual(of_a_stage(loss, config, device, precision) | {"versions": versions})
+
+
+def library(
+    config: StageConfig, device: torch.device, precision: str
+) -> dict[str, measure.Operation]:
+    """The same stage, in the usual convolutions."""
+    loss = ready(build(config), config, device)
+    return usual(of_a_stage(loss, config, device, precision))
+
+
+def usual(operations: dict[str, measure.Operation]) -> dict[str, measure.Operation]:
+    """Operations that leave convolutions to the library on every device."""
+    return {name: partial(rivals.with_the_library, run) for name, run in operations.items()}
 
 
 def normflows(
@@ -165,7 +177,7 @@ def normflows(
     return {"training": train, "sampling": sample}
 
 
-RIVALS = {"normflows": normflows, "plain": plain}
+RIVALS = {"normflows": normflows, "plain": plain, "library": library}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
