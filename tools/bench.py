@@ -67,16 +67,15 @@ def gather(
     operations, counts = {}, {}
     written = replace(config, train=replace(config.train, compile=False, memory="store"))
     for precision in args.precision:
+        theirs = RIVALS[args.against](written, device, precision) if args.against else {}
         peak = f"peak {precision}"
         operations[peak], counts[peak] = measure.matmul(device, PRECISIONS[precision])
         mine, plain = (ours(c, device, precision) for c in (config, written))
         for kind in filter(mine.__contains__, TIMED):
             operations[f"{kind} {precision}"] = mine[kind]
             counts[f"{kind} {precision}"] = measure.flops(plain[kind])
-        if args.against:
-            theirs = RIVALS[args.against](written, device, precision)
-            for kind in filter(theirs.__contains__, RATIOS):
-                operations[f"{args.against} {kind} {precision}"] = theirs[kind]
+        for kind in filter(theirs.__contains__, RATIOS):
+            operations[f"{args.against} {kind} {precision}"] = theirs[kind]
     return operations, counts
 
 
