@@ -27,10 +27,17 @@ def results(x: Tensor, added: Tensor | None, net: list[tuple[Tensor, Tensor]]) -
     return [y, *torch.autograd.grad((y * weight).sum(), wanted)]
 
 
+@pytest.fixture(autouse=True)
+def products(monkeypatch):
+    monkeypatch.setattr(module, "WIDE", 1)
+
+
+@pytest.mark.parametrize("at_once", [1, 64, module.AT_ONCE])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("widths", WIDTHS)
-def test_products_give_what_the_library_gives(monkeypatch, widths, size):
+def test_products_give_what_the_library_gives(monkeypatch, widths, size, at_once):
     torch.manual_seed(0)
+    monkeypatch.setattr(module, "AT_ONCE", at_once)
     count, height, width = size
     net = [(weight, bias.requires_grad_()) for weight, bias in layers(widths)]
     wider = torch.randn(count, widths[0] + 2, height, width).double()
