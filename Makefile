@@ -7,9 +7,7 @@ DATA := mnist5k
 .PHONY: demo test lint
 
 demo: .venv/installed
-	$(BIN)/accelerate launch tools/train.py $(CONFIGS)/glow8.yaml
-	$(BIN)/accelerate launch tools/train.py $(CONFIGS)/srf16.yaml
-	$(BIN)/accelerate launch tools/train.py $(CONFIGS)/srf32.yaml
+	$(BIN)/python tools/train.py --all $(CONFIGS)
 	$(BIN)/python tools/sample.py $(RUN) --num 100 --temperature 0.8 --out demo/samples.png --force
 	$(BIN)/python tools/likelihood.py $(RUN) --data $(DATA) --split test --json demo/likelihood.json --force
 	@echo "demo/samples.png shows the samples, demo/likelihood.json holds the figures"

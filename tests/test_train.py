@@ -231,25 +231,6 @@ def test_every_configuration_is_careful(file):
     assert config.train.resume == "auto" and config.train.ema > 0
 
 
-def test_all_stages_of_a_folder(few_digits, tmp_path):
-    """One after the other; a stage that needs another one's weights waits for it."""
-    for name in ("glow8", "srf16"):
-        text = (ROOT / "configs" / "mnist5k" / f"{name}.yaml").read_text()
-        (tmp_path / f"{name}.yaml").write_text(text.replace("runs/mnist5k", str(tmp_path / "runs")))
-    with open(tmp_path / "srf16.yaml", "a") as file:
-        file.write(f"augment:\n  previous: {tmp_path / 'runs' / 'glow8'}\n  sigma: 0.1\n")
-    settings = [*TINY, "train.steps=2", f"data.name={few_digits}"]
-    shown = run_tool("train", "--all", tmp_path, *settings, "--dry-run").stdout.splitlines()
-    assert [f"/{name}.yaml" in line for name, line in zip(("glow8", "srf16"), shown, strict=True)]
-    assert not (tmp_path / "runs").exists()
-    done = run_tool("train", "--all", tmp_path, *settings)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "cascade.yaml").read_text().count("- ") == 2
-    done = run_tool("train", "--all", tmp_path, *settings, "train.resume=never")
-    assert done.returncode == 2
-    assert f"not trained: {tmp_path}/runs/glow8, {tmp_path}/runs/srf16" in done.stderr
-
-
 @pytest.mark.parametrize("stage", ["cifar10/srf32", "cifar10/glow32", "mnist5k/glow8"])
 def test_dry_run(stage):
     done = run_tool("train", f"configs/{stage}.yaml", "--dry-run")

@@ -1,7 +1,8 @@
-"""`train.py --all`: every stage of a folder of configurations, one device a stage."""
+"""`train.py --all`: every stage of a folder of configurations, side by side where there is room."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cli
@@ -19,16 +21,19 @@ from cascade.stopping import stop_requests
 from stages import InputError
 
 TRAIN = os.path.relpath(Path(__file__).with_name("train.py"))
-LAUNCHER = Path(sys.executable).parent / "accelerate"
 
 
 @dataclass
 class Job:
-    """One stage to train, and the words of its command."""
+    """One stage to train: its file, with settings changed."""
 
     file: Path
     config: StageConfig
-    words: list[str]
+    settings: Sequence[str]
+
+    @property
+    def words(self) -> list[str]:
+        return [TRAIN, str(self.file), *self.settings]
 
     @property
     def waits_for(self) -> Path | None:
@@ -40,21 +45,61 @@ class Job:
         return Path(self.config.out).resolve()
 
 
+@dataclass(frozen=True)
+class Slot:
+    """What a stage has to itself while it trains: a GPU, or some of the cores."""
+
+    name: str
+    gpu: str | None = None
+    cores: tuple[int, ...] | None = None
+
+
+class Running:
+    """A stage in training; beside others it prints to a file, and `relay` tells what is new."""
+
+    def __init__(self, job: Job, slot: Slot, alone: bool):
+        self.job, self.log = job, None if alone else Path(f"{job.config.out}.log")
+        environment = dict(os.environ)
+        if slot.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
+        bind = partial(os.sched_setaffinity, 0, slot.cores) if slot.cores else None
+        start = partial(
+            subprocess.Popen, [sys.executable, *job.words], env=environment, preexec_fn=bind
+        )
+        if alone:
+            self.process = start()
+            return
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        cli.say(f"{job.config.out} on {slot.name}; it prints to {self.log}")
+        with open(self.log, "ab") as printed:
+            self.told = printed.tell()
+            self.process = start(stdout=printed, stderr=printed)
+
+    def relay(self) -> None:
+        """Print the lines that came since, each after the stage's name."""
+        if self.log is None:
+            return
+        with open(self.log, "rb") as printed:
+            printed.seek(self.told)
+            text = printed.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.told += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            cli.say(f"{self.job.out.name}: {line.rstrip()}")
+
+
 def jobs(folder: str, overrides: Sequence[str]) -> list[Job]:
-    """The stages of a folder of configurations, the smallest images first."""
+    """The stages of a folder of configurations, the largest images, which take longest, first."""
     files = sorted(Path(folder).glob("*.yaml"))
     if not files:
         raise InputError(f"{folder} holds no configurations (.yaml)")
     if any(word.startswith("out=") for word in overrides):
         raise InputError("out= names one stage; with --all each stage goes where its file says")
-    found = []
-    for file in files:
-        words = ["launch", "--num_processes", "1", TRAIN, str(file), *overrides]
-        found.append(Job(file, load_config(file, overrides), words))
+    found = [Job(file, load_config(file, overrides), overrides) for file in files]
     outs = [job.out for job in found]
     if len(set(outs)) < len(outs):
         raise InputError(f"two configurations in {folder} have the same out")
-    return sorted(found, key=lambda job: job.config.data.size)
+    return sorted(found, key=lambda job: -job.config.data.size)
 
 
 def show(found: Sequence[Job]) -> None:
@@ -62,41 +107,44 @@ def show(found: Sequence[Job]) -> None:
     devices = gpus()
     for place, job in enumerate(found):
         prefix = f"CUDA_VISIBLE_DEVICES={devices[place % len(devices)]} " if devices else ""
-        print(prefix + shlex.join(["accelerate", *job.words]))
+        print(prefix + shlex.join(["python", *job.words]))
 
 
 def train(found: Sequence[Job]) -> bool:
-    """Train all stages, as many at once as there are GPUs, or one at a time.
+    """Train all stages, each on a GPU, or side by side on shares of the cores.
 
     A stage that is trained on another one's disturbed images waits for it. Asked to stop, all save
     and end, and it gives False. Raises `InputError` that names the stages that failed, once the
     others are done.
     """
-    free, waiting = gpus() or [None], list(found)
-    running: dict[str | None, tuple[Job, subprocess.Popen]] = {}
+    free, waiting = slots(len(found)), list(found)
+    alone = len(free) == 1
+    running: dict[Slot, Running] = {}
     failed: list[Job] = []
     stopped = False
     with stop_requests() as asked:
         while waiting or running:
-            for slot, (job, process) in list(running.items()):
-                if process.poll() is not None:
+            for slot, run in list(running.items()):
+                ended = run.process.poll()
+                run.relay()
+                if ended is not None:
                     del running[slot]
                     free.append(slot)
-                    failed += [job] * (process.returncode != 0 and not stopped)
+                    failed += [run.job] * (ended != 0 and not stopped)
             if asked() and not stopped:
                 stopped = True
                 waiting.clear()
-                for _, process in running.values():
-                    process.terminate()
+                for run in running.values():
+                    run.process.terminate()
             lost = [job for job in waiting if job.waits_for in [f.out for f in failed]]
             failed += lost
             waiting = [job for job in waiting if job not in lost]
-            undone = {job.out for job in waiting} | {job.out for job, _ in running.values()}
+            undone = {job.out for job in waiting} | {run.job.out for run in running.values()}
             ready = [job for job in waiting if job.waits_for not in undone]
             for job in ready[: len(free)]:
                 waiting.remove(job)
                 slot = free.pop(0)
-                running[slot] = job, _start(job, slot)
+                running[slot] = Running(job, slot, alone)
             if waiting and not running:
                 names = ", ".join(job.config.out for job in waiting)
                 raise InputError(f"these stages wait for one another (augment.previous): {names}")
@@ -109,21 +157,32 @@ def train(found: Sequence[Job]) -> bool:
     return not stopped
 
 
+def slots(count: int) -> list[Slot]:
+    """Where up to ``count`` stages train side by side: the GPUs, or equal shares of the cores.
+
+    A core by itself trains small nets as fast as two together do. Where processes cannot be bound
+    to cores, stages have the machine one after the other.
+    """
+    named = gpus()
+    if named:
+        return [Slot(f"GPU {gpu}", gpu=gpu) for gpu in named[:count]]
+    if not hasattr(os, "sched_setaffinity"):
+        return [Slot("this machine")]
+    return [
+        Slot(f"{len(cores)} core{'s' * (len(cores) > 1)}", cores=cores)
+        for cores in shares(sorted(os.sched_getaffinity(0)), count)
+    ]
+
+
+def shares(cores: Sequence[int], count: int) -> list[tuple[int, ...]]:
+    """Cores dealt out in ``count`` runs of neighbours, in fewer where there are fewer cores."""
+    total, count = len(cores), min(count, len(cores))
+    ends = [total * n // count for n in range(count + 1)]
+    return [tuple(cores[a:b]) for a, b in itertools.pairwise(ends)]
+
+
 def gpus() -> list[str]:
     """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return named.split(",")[:count] if named else [str(i) for i in range(count)]
-
-
-def _start(job: Job, gpu: str | None) -> subprocess.Popen:
-    """Start a stage; where others run beside it, what it prints goes to a file."""
-    command = [str(LAUNCHER), *job.words]
-    if gpu is None:
-        return subprocess.Popen(command)
-    log = Path(f"{job.config.out}.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    cli.say(f"{job.config.out} on GPU {gpu}; it prints to {log}")
-    with open(log, "a") as printed:
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
-        return subprocess.Popen(command, env=environment, stdout=printed, stderr=printed)

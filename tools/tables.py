@@ -83,7 +83,7 @@ def stages(table: Table) -> list[Part]:
 
 
 def train(missing: list[Part], table: Table, state: PartialState) -> bool:
-    """Train what is missing, one device a stage, as `train.py --all` does; False if stopped."""
+    """Train what is missing, as `train.py --all` does; False if stopped."""
     if state.num_processes > 1:
         raise InputError("--train starts processes of its own: run tables.py without a launcher")
     return fleet.train([job(part, table) for part in missing])
@@ -91,8 +91,7 @@ def train(missing: list[Part], table: Table, state: PartialState) -> bool:
 
 def job(part: Part, table: Table) -> fleet.Job:
     file, settings = part.config(table), part.settings(table)
-    words = ["launch", "--num_processes", "1", fleet.TRAIN, str(file), *settings]
-    return fleet.Job(file, load_config(file, settings), words)
+    return fleet.Job(file, load_config(file, settings), settings)
 
 
 def command(part: Part, table: Table) -> str:

@@ -1,0 +1,67 @@
+"""`train.py --all`: all stages of a folder of configurations."""
+
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, run_tool
+
+
+def two_stages(folder: Path) -> None:
+    for name in ("glow8", "srf16"):
+        text = (ROOT / "configs" / "mnist5k" / f"{name}.yaml").read_text()
+        (folder / f"{name}.yaml").write_text(text.replace("runs/mnist5k", str(folder / "runs")))
+
+
+def test_all_stages_of_a_folder(few_digits, tmp_path):
+    """The largest first; a stage that needs another one's weights waits for it."""
+    two_stages(tmp_path)
+    with open(tmp_path / "srf16.yaml", "a") as file:
+        file.write(f"augment:\n  previous: {tmp_path / 'runs' / 'glow8'}\n  sigma: 0.1\n")
+    settings = [*TINY, "train.steps=2", f"data.name={few_digits}"]
+    shown = run_tool("train", "--all", tmp_path, *settings, "--dry-run").stdout.splitlines()
+    assert [f"/{name}.yaml" in line for name, line in zip(("srf16", "glow8"), shown, strict=True)]
+    assert not (tmp_path / "runs").exists()
+    done = run_tool("train", "--all", tmp_path, *settings)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "cascade.yaml").read_text().count("- ") == 2
+    done = run_tool("train", "--all", tmp_path, *settings, "train.resume=never")
+    assert done.returncode == 2
+    assert f"not trained: {tmp_path}/runs/glow8, {tmp_path}/runs/srf16" in done.stderr
+
+
+@pytest.fixture
+def two_cores():
+    """What this process starts may run on the first two cores, whatever it is bound to itself."""
+    bound = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {0, 1})
+    yield
+    os.sched_setaffinity(0, bound)
+
+
+def test_stages_train_side_by_side(few_digits, tmp_path, two_cores):
+    """A core each; the terminal tells what each prints. One that fails does not stop the other."""
+    two_stages(tmp_path)
+    with open(tmp_path / "srf16.yaml", "a") as file:
+        file.write(f"augment:\n  previous: {tmp_path / 'nothing'}\n  sigma: 0.1\n")
+    settings = [*TINY, "train.steps=2", f"data.name={few_digits}"]
+    done = run_tool("train", "--all", tmp_path, *settings)
+    assert done.returncode == 2
+    assert f"not trained: {tmp_path}/runs/srf16;" in done.stderr
+    shown = done.stdout.splitlines()
+    for name, line in (("glow8", "parameters, from step 0"), ("srf16", "error: ")):
+        assert any(text.startswith(f"{name}: ") and line in text for text in shown)
+        log = (tmp_path / "runs" / f"{name}.log").read_text()
+        assert [f"{name}: {text.rstrip()}" for text in log.splitlines()] == [
+            text for text in shown if text.startswith(f"{name}: ")
+        ]
+    assert (tmp_path / "runs" / "glow8" / "model.safetensors").is_file()
+
+
+def test_shares_of_the_cores(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    shares = importlib.import_module("fleet").shares
+    assert shares([2, 3, 5], 5) == [(2,), (3,), (5,)]
+    assert shares([0, 1, 2, 3, 4], 2) == [(0, 1), (2, 3, 4)]
+    assert shares([7], 3) == [(7,)]
