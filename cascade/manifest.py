@@ -119,7 +119,7 @@ def register(folder: Path) -> str:
     try:
         check_order(stages)
     except InputError as error:
-        return f"{manifest} is left alone: {error}"
+        return f"{manifest} is left alone: {error}" if listed else f"no whole cascade yet: {error}"
     if not set(listed) <= set(names):
         return f"{manifest} is left alone: it lists {', '.join(listed)}"
     with whole(manifest) as aside:

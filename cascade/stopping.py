@@ -7,7 +7,8 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # set by launchers alone
+FLEET = "CSRFLOW_FLEET"  # set for stages that train side by side
+LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", FLEET)  # set by launchers alone
 PARENT = os.getppid()
 
 

@@ -38,9 +38,9 @@ def _are_products(x: Tensor, layers: tuple[Layer, ...]) -> bool:
         return False
     count, _, height, width = x.shape
     wide = max(max(weight.shape[:2]) for weight, _ in layers)
-    narrow = max(min(weight.shape[:2]) for weight, _ in layers)
+    laid_out = [min(weight.shape[:2]) for weight, _ in layers if weight.shape[-1] > 1]
     worthwhile = wide >= WIDE or 4 * count * height * width <= wide**2
-    return worthwhile and 9 * height * width * narrow <= LARGEST
+    return count > 0 and worthwhile and 9 * height * width * max(laid_out, default=0) <= LARGEST
 
 
 class _Products(torch.autograd.Function):
@@ -133,7 +133,7 @@ class _Product:
     def of(self, x: Tensor, bias: Tensor) -> Tensor:
         """The convolution (B, H, W, O)."""
         if self.widens:
-            return torch.addmm(bias, self._rows(x), self.matrix.t()).view(*x.shape[:3], -1)
+            return torch.addmm(bias, self._rows(x), self.matrix.t()).view(*x.shape[:3], len(bias))
         return self._overlapped(_flat(x) @ self.matrix, x.shape[:3]).add_(bias)
 
     def gradients(
@@ -161,10 +161,11 @@ class _Product:
 
     def _overlapped(self, rows: Tensor, shape: torch.Size) -> Tensor:
         """The adjoint of `_rows`: (B·H·W, k²·C) → (B, H, W, C), all copies of a pixel added up."""
+        channels = rows.shape[1] // self.size**2
         if self.size > 1:
             copies, starts = _copies(*shape)
-            rows = F.embedding_bag(copies, rows.view(-1, rows.shape[1] // 9), starts, mode="sum")
-        return rows.view(*shape, -1)
+            rows = F.embedding_bag(copies, rows.view(-1, channels), starts, mode="sum")
+        return rows.view(*shape, channels)
 
 
 def _flat(x: Tensor) -> Tensor:

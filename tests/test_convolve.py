@@ -55,6 +55,19 @@ def test_products_give_what_the_library_gives(monkeypatch, widths, size, at_once
                 torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize(
+    "shape, width, products",
+    [((64, 6, 16, 16), 128, True), ((16, 6, 8, 8), 64, True), ((17, 6, 8, 8), 64, False),
+     ((2, 6, 16, 16), 512, True), ((1, 48, 64, 64), 128, False), ((0, 6, 8, 8), 128, False)],
+)  # fmt: skip
+def test_wide_nets_of_small_images_are_products(monkeypatch, shape, width, products):
+    monkeypatch.undo()
+    net = layers((shape[1], width, width, 2), "313")
+    image = torch.zeros(shape, dtype=torch.float64)
+    made = convolve(image, *net).grad_fn.name()
+    assert made == ("_ProductsBackward" if products else "ConvolutionBackward0")
+
+
 def test_only_the_gradients_that_are_wanted():
     net = layers((4, 6, 3))
     weight, bias = net[0]

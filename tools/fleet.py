@@ -8,7 +8,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,10 @@ import cli
 import torch
 
 from cascade.config import StageConfig, load_config
-from cascade.stopping import stop_requests
+from cascade.stopping import FLEET, stop_requests
 from stages import InputError
 
+INTERRUPTED = 130  # what a tool exits with after Ctrl-C
 TRAIN = os.path.relpath(Path(__file__).with_name("train.py"))
 
 
@@ -58,8 +60,8 @@ class Running:
     """A stage in training; beside others it prints to a file, and `relay` tells what is new."""
 
     def __init__(self, job: Job, slot: Slot, alone: bool):
-        self.job, self.log = job, None if alone else Path(f"{job.config.out}.log")
-        environment = dict(os.environ)
+        self.job, self.printed, self.rest = job, None, b""
+        environment = {**os.environ, FLEET: "1"}
         if slot.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
         bind = partial(os.sched_setaffinity, 0, slot.cores) if slot.cores else None
@@ -69,27 +71,29 @@ class Running:
         if alone:
             self.process = start()
             return
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        cli.say(f"{job.config.out} on {slot.name}; it prints to {self.log}")
-        with open(self.log, "ab") as printed:
-            self.told = printed.tell()
+        log = Path(f"{job.out}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        cli.say(f"{job.config.out} on {slot.name}; it prints to {log}")
+        with open(log, "ab") as printed:
+            self.printed = open(log, "rb")  # noqa: SIM115 (for as long as the stage trains)
+            self.printed.seek(0, os.SEEK_END)
             self.process = start(stdout=printed, stderr=printed)
 
-    def relay(self) -> None:
+    def relay(self, ended: bool) -> None:
         """Print the lines that came since, each after the stage's name."""
-        if self.log is None:
+        if self.printed is None:
             return
-        with open(self.log, "rb") as printed:
-            printed.seek(self.told)
-            text = printed.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self.told += len(whole)
-        for line in whole.decode(errors="replace").splitlines():
+        text = self.rest + self.printed.read()
+        end = len(text) if ended else text.rfind(b"\n") + 1
+        self.rest = text[end:]
+        for line in text[:end].decode(errors="replace").splitlines():
             cli.say(f"{self.job.out.name}: {line.rstrip()}")
+        if ended:
+            self.printed.close()
 
 
 def jobs(folder: str, overrides: Sequence[str]) -> list[Job]:
-    """The stages of a folder of configurations, the largest images, which take longest, first."""
+    """The stages of a folder of configurations."""
     files = sorted(Path(folder).glob("*.yaml"))
     if not files:
         raise InputError(f"{folder} holds no configurations (.yaml)")
@@ -99,7 +103,7 @@ def jobs(folder: str, overrides: Sequence[str]) -> list[Job]:
     outs = [job.out for job in found]
     if len(set(outs)) < len(outs):
         raise InputError(f"two configurations in {folder} have the same out")
-    return sorted(found, key=lambda job: -job.config.data.size)
+    return found
 
 
 def show(found: Sequence[Job]) -> None:
@@ -111,34 +115,37 @@ def show(found: Sequence[Job]) -> None:
 
 
 def train(found: Sequence[Job]) -> bool:
-    """Train all stages, each on a GPU, or side by side on shares of the cores.
+    """Train all stages, the largest images, which take longest, first, as many as there are slots.
 
     A stage that is trained on another one's disturbed images waits for it. Asked to stop, all save
     and end, and it gives False. Raises `InputError` that names the stages that failed, once the
     others are done.
     """
-    free, waiting = slots(len(found)), list(found)
+    outs = [job.out for job in found]
+    free = slots(sum(job.waits_for not in outs for job in found) or 1)
+    waiting = sorted(found, key=lambda job: -job.config.data.size)
     alone = len(free) == 1
     running: dict[Slot, Running] = {}
     failed: list[Job] = []
     stopped = False
-    with stop_requests() as asked:
+    with stop_requests() as asked, ended_with(running):
         while waiting or running:
             for slot, run in list(running.items()):
-                ended = run.process.poll()
-                run.relay()
-                if ended is not None:
+                code = run.process.poll()
+                run.relay(code is not None)
+                if code is not None:
                     del running[slot]
                     free.append(slot)
-                    failed += [run.job] * (ended != 0 and not stopped)
+                    interrupted = stopped and (code < 0 or code == INTERRUPTED)
+                    failed += [run.job] * (code != 0 and not interrupted)
             if asked() and not stopped:
                 stopped = True
                 waiting.clear()
                 for run in running.values():
                     run.process.terminate()
-            lost = [job for job in waiting if job.waits_for in [f.out for f in failed]]
-            failed += lost
-            waiting = [job for job in waiting if job not in lost]
+            while lost := [job for job in waiting if job.waits_for in [f.out for f in failed]]:
+                failed += lost
+                waiting = [job for job in waiting if job not in lost]
             undone = {job.out for job in waiting} | {run.job.out for run in running.values()}
             ready = [job for job in waiting if job.waits_for not in undone]
             for job in ready[: len(free)]:
@@ -149,19 +156,31 @@ def train(found: Sequence[Job]) -> bool:
                 names = ", ".join(job.config.out for job in waiting)
                 raise InputError(f"these stages wait for one another (augment.previous): {names}")
             time.sleep(0.2)
-    if stopped:
-        cli.say("stopped; the same command continues")
-    elif failed:
+    if failed:
         names = ", ".join(job.config.out for job in failed)
         raise InputError(f"not trained: {names}; the same command continues the others too")
+    if stopped:
+        cli.say("stopped; the same command continues")
     return not stopped
+
+
+@contextmanager
+def ended_with(running: Mapping[Slot, Running]) -> Iterator[None]:
+    """Ask what still runs at the end to save and end, and wait for it."""
+    try:
+        yield
+    finally:
+        for run in running.values():
+            run.process.terminate()
+        for run in running.values():
+            run.process.wait()
 
 
 def slots(count: int) -> list[Slot]:
     """Where up to ``count`` stages train side by side: the GPUs, or equal shares of the cores.
 
-    A core by itself trains small nets as fast as two together do. Where processes cannot be bound
-    to cores, stages have the machine one after the other.
+    A core by itself trains nets of the demo's size as fast as two together do. Where processes
+    cannot be bound to cores, stages have the machine one after the other.
     """
     named = gpus()
     if named:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import cli
 import fleet
@@ -19,12 +20,14 @@ from cascade.config import StageConfig, load_config
 from cascade.manifest import register
 from cascade.stage import build
 from cascade.train import Trainer
-from stages import Flow
+from stages import Flow, InputError
 
 
 def main() -> None:
     args = parse()
     if args.all:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError("--all starts processes of its own: run it without a launcher")
         found = fleet.jobs(args.all, [args.config, *args.overrides] if args.config else [])
         fleet.show(found) if args.dry_run else fleet.train(found)
         return
