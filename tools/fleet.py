@@ -71,7 +71,7 @@ class Running:
         if alone:
             self.process = start()
             return
-        log = Path(f"{job.out}.log")
+        log = Path(f"{Path(job.config.out)}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         cli.say(f"{job.config.out} on {slot.name}; it prints to {log}")
         with open(log, "ab") as printed:
