@@ -89,6 +89,14 @@ def test_stages_end_with_their_fleet(few_digits, tmp_path, two_cores, number):
     assert shown[0].endswith(f"parameters, from step {last}")
 
 
+def test_no_launcher_starts_a_fleet(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    two_stages(tmp_path)
+    done = run_tool("train", "--all", tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "run it without a launcher" in done.stderr
+
+
 def test_shares_of_the_cores(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tools")
     shares = importlib.import_module("fleet").shares
