@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cascade.augment import LIMIT, disturb
+from cascade.augment import disturb
 from cascade.chain import Cascade
-from cascade.dequantise import bits_per_dim, expand_bits
-from cascade.variational import normal_noise, variational
+from cascade.dequantise import bits_per_dim, expand_bits, log_volume
+from cascade.variational import normal_noise
+from stages import InputError
 from stages.unwhitened import unwhitened
 
 
@@ -20,8 +21,9 @@ from stages.unwhitened import unwhitened
 class Reconstructions:
     """One stage's images at rising σ, uint8 (sigmas, N, C, H, W), and what became of them.
 
-    By σ: the share that ``exploded``, see `cascade.augment.restore`, which are shown black, and the
-    others' mean ``distance`` from the clean images, in values of n bits (nan where all exploded).
+    By σ: the share that ``exploded``, see `cascade.augment.restore` and the stage's own
+    ``augment.limit``, which are shown black, and the others' mean ``distance`` from the clean
+    images, in values of n bits (nan where all exploded).
     """
 
     stage: str
@@ -54,7 +56,8 @@ def reconstructions(
     shown, distance, exploded = [], [], []
     for sigma in sigmas:
         strength = torch.full((len(image),), float(sigma))
-        found, failed = disturb(model, image, lower, labels, strength, noise, LIMIT)
+        limit = model.config.augment.limit
+        found, failed = disturb(model, image, lower, labels, strength, noise, limit)
         change = (found.int() - image.int()).abs().double().flatten(1).mean(1)[~failed]
         blank = torch.where(failed[:, None, None, None], 0, expand_bits(found, cascade.bits))
         shown.append(blank)
@@ -74,20 +77,27 @@ def conditional_bpd(
 ) -> list[tuple[float, float]]:
     """For each σ, a stage's own bits/dim given low images that the stage below disturbed by σ.
 
-    Beside it the share of images whose disturbed version exploded; these are left out (nan where
-    all did). 0 is the clean condition. A stage trained with ``augment.condition`` is told σ.
+    Beside it the share of images whose disturbed version exploded by the stage's own
+    ``augment.limit``; these are left out (nan where all did). 0 is the clean condition. A stage
+    trained with ``augment.condition`` is told σ. Raises `InputError` for stage 0, which has none
+    below it, or missing labels.
     """
-    dimensions = math.prod(cascade.stages[stage].flow.shape)
-    told, found = cascade.stages[stage].sigma, []
+    if not 1 <= stage < len(cascade.stages):
+        raise InputError(f"stage {stage} has none below it; choose 1 to {len(cascade.stages) - 1}")
+    labels = cascade.needed_labels(labels, len(images))
+    lower, low, high = ([None, *cascade.levels(images)])[stage - 1 : stage + 2]
+    above, below = cascade.stages[stage], cascade.stages[stage - 1]
+    noise = normal_noise(high, below.flow.shape, seed, stage, draw=0)
+    y = above.coding.dequantise(high, seed, stage, draw=0)
+    limit, found = above.config.augment.limit, []
     for sigma in sigmas:
-        cascade.stages[stage].sigma = sigma
-        report = variational(cascade, images, labels, stage, sigma or 1.0, seed=seed)
-        nats, gone = report.clean, torch.zeros(len(images), dtype=torch.bool)
-        if sigma:
-            nats, gone = report.noisy, report.replaced > 0
-        bpd = bits_per_dim(nats[~gone].mean(), dimensions).item()
-        found.append((bpd, gone.double().mean().item()))
-    cascade.stages[stage].sigma = told
+        strength = torch.full((len(images),), float(sigma))
+        given, exploded = disturb(below, low, lower, labels, strength, noise, limit)
+        told = replace(above, sigma=sigma)
+        nats = told.run(told.flow.log_prob, y, given, labels).double()[~exploded]
+        nats = nats - log_volume(y[0].numel(), cascade.bits)
+        bpd = bits_per_dim(nats.mean(), y[0].numel()).item()
+        found.append((bpd, exploded.double().mean().item()))
     return found
 
 

@@ -213,6 +213,11 @@ class Trainer:
         return self.loss.flow if self.average is None else self.average.module.flow
 
     @property
+    def _flow_step(self) -> int:
+        """The step without those of the encoder alone, which no schedule counts."""
+        return self.step - self.config.train.pretrain_steps
+
+    @property
     def steps(self) -> int:
         """Of all phases."""
         return self.phases[-1].end
@@ -281,7 +286,7 @@ class Trainer:
         if self.augmentation is None or self.phase.name == "encoder":
             return batch
         data = self.config.data
-        found = self.augmentation(quantise(batch.low, data.bits), batch.label, self.step)
+        found = self.augmentation(quantise(batch.low, data.bits), batch.label, self._flow_step)
         self.replaced.append(found.replaced.double().mean())
         low = centre(found.low, bits=data.bits)
         if self.config.augment.condition:
@@ -291,11 +296,7 @@ class Trainer:
     def _train_step(self, batch: Batch) -> dict[str, Tensor | float] | None:
         """One step of the optimiser; None if it was skipped, its gradient not being finite."""
         train, pretraining = self.config.train, self.phase.name == "encoder"
-        rate = (
-            train.pretrain_lr
-            if pretraining
-            else learning_rate(self.step - train.pretrain_steps, train)
-        )
+        rate = train.pretrain_lr if pretraining else learning_rate(self._flow_step, train)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self._disturbed(batch).to(self.accelerator.device)

@@ -26,7 +26,9 @@ class Typicality:
 
     The samples say what the stage expects of this very image, whether smooth or busy, so that
     ``surprise`` is near 0 for images of the kind it was trained on. Above, the image has details
-    that the stage does not expect; below, it lacks those that it does.
+    that the stage does not expect; below, it lacks those that it does. Samples are scored as the
+    stage drew them, not as images: rounded and dequantised again, a value just outside its bin
+    would be drawn anew across the neighbouring one, which may be far less likely.
     """
 
     bpd: float
@@ -56,13 +58,12 @@ def typicality(stage: Stage, image: Tensor, label: int | None = None) -> Typical
     low = halve(patches, stage.config.data.bits, stage.config.model.pyramid)
     labels = labels_of(stage, label, len(patches))
     noise = torch.randn(stage.coding.values(patches).shape, generator=generator("typical"))
-    y = stage.run(stage.flow.sample, noise, low, labels)
-    samples, _ = stage.coding.image(y, low)
-    return Typicality(_bpd(stage, patches, low, labels), _bpd(stage, samples, low, labels))
+    drawn = stage.run(stage.flow.sample, noise, low, labels)
+    real = stage.coding.dequantise(patches, seed=0, stage=0, draw=0)
+    return Typicality(_bpd(stage, real, low, labels), _bpd(stage, drawn, low, labels))
 
 
-def _bpd(stage: Stage, images: Tensor, low: Tensor, labels: Tensor | None) -> float:
-    y = stage.coding.dequantise(images, 0, 0, 0)
+def _bpd(stage: Stage, y: Tensor, low: Tensor, labels: Tensor | None) -> float:
     nats = stage.run(stage.flow.log_prob, y, low, labels).double()
     return density_bpd(nats, y, stage.config.data.bits).mean().item()
 

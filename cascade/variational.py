@@ -7,9 +7,10 @@ q = N(z*, σ²I) around the noise z* of the clean x_{i−1} (its bin centres), J
     log P(x_i | x_{i−2}) ≥ E_q[log P_i(x_i | x'_{i−1})] − KL(q ‖ N(0, I))
 
 with x' = quantise(decode(z)), for any z* and σ > 0. Quantising and clipping cost nothing: x' is a
-function of z, the same one in sampling, so its own divergence is at most that of z. Replacing an
-exploded x' by the clean image is no such function, so a replaced draw leaves no bound. Nor does
-the Haar pyramid: with another low image the same details make another image.
+function of z, the same one in sampling, so its own divergence is at most that of z. Sampling turns
+any z into an image, however far its decoded values lie outside, so every draw counts: leaving out
+those that explode would select the others, and the figure would no longer be a bound. The Haar
+pyramid has no such bound: with another low image the same details make another image.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cascade.augment import LIMIT, kl_to_prior, restore
+from cascade.augment import kl_to_prior
 from cascade.chain import Cascade
 from cascade.dequantise import log_volume
 from cascade.seeds import generator, image_digest
@@ -33,34 +34,27 @@ class VariationalReport:
     """A stage's terms for N images, each float64 (N,) in nats.
 
     ``clean`` is log P(x_i | x_{i−1}) and ``noisy`` is E_q[log P(x_i | x'_{i−1})], means over the
-    same ``samples`` dequantisations; ``kl`` is that of q from the prior. ``replaced`` (N,) counts
-    draws that exploded, for which ``noisy`` holds the clean condition's value, as training does.
+    same dequantisations; ``kl`` is that of q from the prior. Where stages have classes, all three
+    are given each image's label.
     """
 
     clean: Tensor
     noisy: Tensor
     kl: Tensor
-    replaced: Tensor
-    samples: int
     pyramid: str = "bicubic"
 
     @property
     def bound(self) -> Tensor:
-        """An unbiased estimate of the bound on log P(x_i | x_{i−2}), nan where there is none.
+        """An unbiased estimate of the bound on log P(x_i | x_{i−2}), given labels where there are any.
 
-        There is none where a draw was replaced, nor in a Haar cascade: there nothing but its own
-        low image makes an image, and the stages' sum is an equality already. E_q[log P_i] takes the
-        place of stage i's term and −KL that of stage i−1's, never beside it. The bounds of
-        neighbouring stages overlap: a composed figure takes one of them at most.
+        A Haar cascade has none, and gives nan: there nothing but its own low image makes an image,
+        and the stages' sum is an equality already. E_q[log P_i] takes the place of stage i's term
+        and −KL that of stage i−1's, never beside it. The bounds of neighbouring stages overlap: a
+        composed figure takes one of them at most.
         """
         if self.pyramid == "haar":
             return torch.full_like(self.noisy, math.nan)
-        return torch.where(self.replaced > 0, math.nan, self.noisy - self.kl)
-
-    @property
-    def replacement_rate(self) -> float:
-        """Share of all draws that were replaced."""
-        return self.replaced.sum().item() / (len(self.replaced) * self.samples)
+        return self.noisy - self.kl
 
 
 def normal_noise(
@@ -94,23 +88,16 @@ def variational(
     labels = cascade.needed_labels(labels, len(images))
     lower, low, high = ([None, *cascade.levels(images)])[stage - 1 : stage + 2]
     above, below = cascade.stages[stage], cascade.stages[stage - 1]
-    clean_y = below.coding.centre(low)
-    z = below.run(below.flow.noise_of, clean_y, lower, labels)
+    z = below.run(below.flow.noise_of, below.coding.centre(low), lower, labels)
     kl = kl_to_prior(z, sigma)
 
     clean, noisy = torch.zeros(2, len(images), dtype=torch.float64)
-    replaced = torch.zeros(len(images), dtype=torch.int64)
     for draw in range(samples):
         moved = z + sigma * normal_noise(high, below.flow.shape, seed, stage, draw)
         decoded = below.run(below.flow.decode, moved, lower, labels)
-        restored, exploded = restore(decoded, clean_y.to(decoded), LIMIT * below.coding.span)
-        disturbed, _ = below.coding.image(restored, lower)
+        disturbed, _ = below.coding.image(decoded, lower)
         y = above.coding.dequantise(high, seed, stage, draw)
-        given = (low, disturbed)
-        for total, condition in zip((clean, noisy), given, strict=True):
+        for total, condition in zip((clean, noisy), (low, disturbed), strict=True):
             total += above.run(above.flow.log_prob, y, condition, labels).double()
-        replaced += exploded
     volume = log_volume(math.prod(above.flow.shape), cascade.bits)
-    return VariationalReport(
-        clean / samples - volume, noisy / samples - volume, kl, replaced, samples, cascade.pyramid
-    )
+    return VariationalReport(clean / samples - volume, noisy / samples - volume, kl, cascade.pyramid)

@@ -142,18 +142,28 @@ class Flow(nn.Module):
     def score(
         self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-density (B,) in nats, and class logits (B, classes) where there are classes."""
+        """Log-density (B,) in nats, and class logits (B, classes) where there are classes.
+
+        The read-out behind the logits takes images of the training size alone; `log_prob` takes
+        any that the levels divide.
+        """
+        nats, top = self._log_prob(x, low, label)
+        return nats, self.readout(top.flatten(1)) if self.classes else None
+
+    def log_prob(self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """log p(x | low, label) in nats, (B,)."""
+        return self._log_prob(x, low, label)[0]
+
+    def _log_prob(
+        self, x: Tensor, low: Tensor | None, label: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-density (B,), and where there are classes the coarsest latent before the label."""
         z, log_det = self._latent(x, low)
         if not self.classes:
             return log_normal(z) + log_det, None
         top, rest = self._peel(z)
         whitened, change = self.prior(top, self._need(label))
-        nats = log_normal(whitened) + sum(map(log_normal, rest)) + log_det + change
-        return nats, self.readout(top.flatten(1))
-
-    def log_prob(self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """log p(x | low, label) in nats, (B,)."""
-        return self.score(x, low, label)[0]
+        return log_normal(whitened) + sum(map(log_normal, rest)) + log_det + change, top
 
     def class_log_probs(self, x: Tensor, low: Tensor | None = None) -> Tensor:
         """log p(x | low, y) for every class y, (B, classes), in one pass through the body.

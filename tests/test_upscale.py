@@ -10,13 +10,16 @@ from PIL import Image
 from small_stages import small_stage, stage_folder
 
 from cascade import InputError
+from cascade.dequantise import centre
 from cascade.fidelity import bicubic, psnr_between
 from cascade.images import open_npz
 from cascade.photo import Photo
-from cascade.seeds import noise_window
+from cascade.seeds import generator, noise_window
 from cascade.stage import load_stage
 from cascade.typical import recorded_bpd, typicality
 from cascade.upscale import Tiling, lowered, mirrored, upscale
+from cascade.watch import density_bpd
+from stages.gaussian import log_normal
 
 PYRAMIDS = {  # overrides of configs/photos/srf2x.yaml
     "bicubic": [],
@@ -266,6 +269,35 @@ def test_a_conditional_stage_needs_its_label(digits, tmp_path, few_digits):
     done = run_tool(*command, "--label", 1)
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "one-x2-0.png").size == (64, 64)
+
+
+@pytest.mark.parametrize("config", ["mnist5k/srf16", "mnist5k-haar/srf16"])
+def test_a_stage_with_classes_works_at_any_size(tmp_path, config):
+    stage = load_stage(stage_folder(tmp_path / "stage", config=config), dtype="float64")
+    low, labels = photograph(8, 24, 1)[None].expand(3, -1, -1, -1), torch.tensor([0, 3, 9])
+    noise = torch.randn(3, *stage.coding.values(photograph(16, 48, 1)[None]).shape[1:])
+    y = stage.run(stage.flow.sample, noise, low, labels)
+    nats = stage.run(stage.flow.log_prob, y, low, labels)
+    of_classes = stage.run(stage.flow.class_log_probs, y, low)
+    torch.testing.assert_close(nats, of_classes.gather(1, labels[:, None])[:, 0])
+    assert typicality(stage, photograph(9, 11, 1), 3).expected > 0
+    assert upscale([stage], photograph(9, 7, 1), label=3).shape == (1, 1, 18, 14)
+
+
+@pytest.mark.parametrize("config", ["photos/srf2x", "mnist5k-haar/srf16"])
+def test_samples_are_scored_as_they_were_drawn(tmp_path, config):
+    """Their density is that of their noise, however far outside an image's values they lie."""
+    stage = load_stage(stage_folder(tmp_path / "stage", config=config), dtype="float64")
+    low = torch.zeros(1, stage.shape[0], 8, 8, dtype=torch.uint8)  # black, so most are outside
+    channels, side = stage.flow.shape[0], 16 if config.startswith("photos") else 8
+    noise = torch.randn((1, channels, side, side), generator=generator("typical"))
+    label = torch.full((1,), 3) if stage.classes else None
+    given = (centre(low, torch.float64), label)
+    y = stage.flow.decode(noise.double(), *given)
+    assert (stage.coding.beyond(y) > 0).all()
+    nats = log_normal(noise.double()) + stage.flow.encode(y, *given)[1]
+    found = typicality(stage, torch.zeros(stage.shape, dtype=torch.uint8), stage.classes and 3)
+    assert found.expected == pytest.approx(density_bpd(nats, y, 8).item(), rel=1e-6)
 
 
 def test_noise_is_outside_the_training_data(digits, few_digits):
