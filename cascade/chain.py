@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cascade.dequantise import expand_bits, reduce_bits
-from cascade.finite import NotFinite, first_not_finite
+from cascade.finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
 from cascade.likelihood import Report, class_columns, compose, consistency
 from cascade.manifest import check_order, stage_folders
 from cascade.pyramid import halve_to, pyramid
@@ -105,8 +105,14 @@ class Cascade:
         temperature: float | Sequence[float] = 1.0,
         seed: int = 0,
     ) -> Tensor:
-        """Draw ``num`` images, uint8 (num, C, H, W); see `draw`."""
-        return self.draw(num, labels, temperature, seed).images[-1]
+        """Draw ``num`` images, uint8 (num, C, H, W); see `draw`.
+
+        Raises `InputError` where none is finite, which `draw` leaves to whoever calls it.
+        """
+        draw = self.draw(num, labels, temperature, seed)
+        if not draw.finite.any():
+            raise InputError(NONE_FINITE)
+        return draw.images[-1]
 
     @torch.no_grad()
     def draw(
@@ -237,11 +243,15 @@ class Cascade:
     def decode_levels(
         self, noises: Sequence[Tensor], labels: Tensor | Sequence[int] | None = None
     ) -> list[Tensor]:
-        """Every stage's image from every stage's noise, base first, uint8 (N, C, h, w)."""
+        """Every stage's image from every stage's noise, base first, uint8 (N, C, h, w).
+
+        Raises `InputError` where no image of a stage is finite.
+        """
         labels = self.needed_labels(labels, len(noises[0]))
         low, images = None, []
         for stage, noise in zip(self.stages, noises, strict=True):
             y = stage.run(stage.flow.decode, noise, low, labels)
+            check_some_finite(y)
             low, _ = stage.coding.image(y, low)
             images.append(expand_bits(low, self.bits))
         return images

@@ -90,16 +90,20 @@ def part_by_name(names: Sequence[str], split: str) -> Tensor:
     return torch.tensor([i for i, p in enumerate(places) if first <= p < last], dtype=torch.int64)
 
 
-def labels_by_name(source: ImageSource, classes: Sequence[str]) -> Tensor | None:
-    """A source's labels as places in ``classes``, where both know their classes' names.
+def labels_by_name(source: ImageSource, classes: Sequence[str], count: int) -> Tensor | None:
+    """A source's labels as those of a cascade of ``count`` classes, which may have names.
 
-    None where a class of the source is not among them; as they are where either has no names.
+    Where both know their classes' names, labels are places in ``classes``. None where the source
+    has no labels, or some that are not the cascade's.
     """
-    if source.labels is None or not source.classes or not classes:
-        return source.labels
-    if not set(source.classes) <= set(classes):
+    labels = source.labels
+    if labels is not None and source.classes and classes:
+        if not set(source.classes) <= set(classes):
+            return None
+        labels = torch.tensor([list(classes).index(name) for name in source.classes])[labels]
+    if labels is not None and count and int(labels.max()) >= count:
         return None
-    return torch.tensor([list(classes).index(name) for name in source.classes])[source.labels]
+    return labels
 
 
 def _package(module: str, name: str) -> object:

@@ -16,10 +16,12 @@ from torch import Tensor
 from cascade.chain import Cascade
 from cascade.dequantise import expand_bits, reduce_bits
 from cascade.features import FeatureNet
+from cascade.finite import NONE_FINITE
 from cascade.images import ImageSource
 from cascade.pyramid import halve
 from cascade.spread import spread
 from cascade.stage import read_tensors, write_tensors
+from stages import InputError
 
 Advance = Callable[[int], None]
 
@@ -132,7 +134,8 @@ def sample_features(
 ) -> Samples:
     """Features of ``num`` samples at some stages' resolutions, drawn and forgotten batch by batch.
 
-    A conditional cascade takes its classes in turn. The same for any batch and processes.
+    A conditional cascade takes its classes in turn. The same for any batch and processes. Raises
+    `InputError` where no sample is finite.
     """
 
     def rows_of(first: int, number: int) -> list[Tensor]:
@@ -141,6 +144,8 @@ def sample_features(
         return [*(net(draw.images[level]) for level in levels), *seen]
 
     *features, finite, distance = spread(rows_of, num, batch, state, advance)
+    if not finite.any() and (state is None or state.is_main_process):
+        raise InputError(NONE_FINITE)
     return Samples(
         dict(zip(levels, features, strict=True)),
         int((finite == 0).sum()),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from stages import InputError
 
 
 @contextmanager
@@ -14,7 +16,7 @@ def whole(file: str | Path) -> Iterator[Path]:
     """A path aside to write to; on success it is flushed to disk and renamed to ``file``."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.stem}.{os.getpid()}.part{file.suffix}")
+    aside = _aside(file)
     try:
         yield aside
         with open(aside, "rb") as written:
@@ -30,6 +32,29 @@ def whole(file: str | Path) -> Iterator[Path]:
             os.close(folder)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _aside(file: Path) -> Path:
+    return file.with_name(f".{file.stem}.{os.getpid()}.part{file.suffix}")
+
+
+def check_writable(file: str | Path) -> None:
+    """Raise `InputError` unless `whole` can write ``file``; what it takes to know is removed."""
+    file = Path(file).absolute()
+    missing = [folder for folder in file.parents if not folder.exists()]  # innermost first
+    there = next(folder for folder in file.parents if folder.exists())
+    if not there.is_dir():
+        raise InputError(f"cannot write {file}: {there} is not a folder")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _aside(file).touch()
+        _aside(file).unlink()
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}") from None
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # it was not made, or another process has used it since
+                folder.rmdir()
 
 
 def finite(value: object) -> object:

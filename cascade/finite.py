@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stages import InputError
 
@@ -24,6 +24,15 @@ class NotFinite(InputError):
     def of(self, image: str) -> NotFinite:
         """The same fault, with the image called by its name in the data set."""
         return NotFinite(image, self.stage, self.layer)
+
+
+NONE_FINITE = "no sample is finite: the weights are damaged, or the temperature is too high"
+
+
+def check_some_finite(y: Tensor) -> None:
+    """Raise `InputError` where every image of a batch (B, C, H, W) holds a value not finite."""
+    if not y.isfinite().flatten(1).all(1).any():
+        raise InputError(NONE_FINITE)
 
 
 @contextmanager

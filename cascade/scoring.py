@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,15 +40,13 @@ class Protocol:
 class Row:
     """What was found out about one image.
 
-    Nats by stage, log p(y | image) where classes are marginalised, bits/dim as lossless files, and
-    the seconds that scoring it took.
+    Nats by stage, log p(y | image) where classes are marginalised, and bits/dim as lossless files.
     """
 
     index: int
     nats: list[float]
     posterior: list[float] | None
     files: dict[str, float]
-    seconds: float
 
 
 class Journal:
@@ -137,16 +134,14 @@ def _score(cascade: Cascade, source: ImageSource, indices: Tensor, protocol: Pro
     images = cascade.fit(source.read(indices))
     labels = source.labels[indices] if protocol.label_mode == "given" else None
     prior = None if protocol.prior is None else torch.tensor(protocol.prior)
-    started = time.perf_counter()
     try:
         nats, posterior = cascade.score(images, labels, protocol.samples, protocol.seed, prior)
     except NotFinite as fault:
         raise fault.of(str(indices[fault.row].item())) from None
-    seconds = (time.perf_counter() - started) / len(images)
     sizes = {codec: file_bpd(images, codec).tolist() for codec in SETTINGS}
     posteriors = [None] * len(images) if posterior is None else posterior.tolist()
     return [
-        Row(index, stage_nats, classes, {codec: sizes[codec][i] for codec in sizes}, seconds)
+        Row(index, stage_nats, classes, {codec: sizes[codec][i] for codec in sizes})
         for i, (index, stage_nats, classes) in enumerate(
             zip(indices.tolist(), nats.tolist(), posteriors, strict=True)
         )

@@ -7,7 +7,7 @@ the seed and a pixel's position: so tiles agree wherever the net's view ends wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,8 +32,12 @@ class Tiling:
     tile: int = 256
     overlap: int = 32
 
-    def check(self, stage: Stage) -> None:
-        """Raise `InputError` unless 2^levels divides both: the coarsest latents' grid."""
+    def check(self, stage: Stage, side: int) -> None:
+        """Raise `InputError` for what a stage does not take, or an image of this longest ``side``.
+
+        2^levels must divide both: the coarsest latents' grid. Beyond an image a tile sees nothing
+        but its mirror image, so an overlap larger than the image costs much and adds nothing.
+        """
         step = unit(stage)
         for name, value, least in (("tile", self.tile, step), ("overlap", self.overlap, 0)):
             if value % step or value < least:
@@ -41,6 +45,12 @@ class Tiling:
                     f"{name} must be a multiple of {step} for the {stage.flow.levels} levels of "
                     f"{stage.name}, from {least} on, got {value}"
                 )
+        most = max(2 * side, TILING.overlap)
+        if self.overlap > most:
+            raise InputError(
+                f"overlap must be at most {most} for an image that becomes {2 * side} pixels long, "
+                f"got {self.overlap}"
+            )
 
 
 TILING = Tiling()
@@ -92,13 +102,19 @@ def load_doublers(folders: Sequence[Path], device: str | torch.device = "cpu") -
     return stages
 
 
-def check(stages: Sequence[Stage], label: int | None, tiling: Tiling) -> None:
-    """Raise `InputError` for a label or a tiling that the stages do not take."""
+def check(stages: Sequence[Stage], low: Tensor, label: int | None, tiling: Tiling) -> None:
+    """Raise `InputError` for an image, a label or a tiling that the stages do not take."""
+    channels = stages[0].shape[0]
+    if low.dtype != torch.uint8 or low.ndim != 3 or len(low) != channels or not low.numel():
+        raise InputError(
+            f"{stages[0].name} takes uint8 images ({channels}, h, w), "
+            f"got {low.dtype} {tuple(low.shape)}"
+        )
     if label is not None and not any(stage.classes for stage in stages):
         raise InputError("a label was given, but no stage uses them")
-    for stage in stages:
+    for i, stage in enumerate(stages):
         labels_of(stage, label, 1)
-        tiling.check(stage)
+        tiling.check(stage, 2**i * max(low.shape[1:]))
 
 
 @torch.no_grad()
@@ -110,66 +126,78 @@ def upscale(
     seed: int = 0,
     label: int | None = None,
     tiling: Tiling = TILING,
-    watch: Callable[[Sequence[Tile]], Iterable[Tile]] = iter,
+    advance: Callable[[int], None] = lambda tiles: None,
 ) -> Tensor:
     """``num`` samples uint8 (num, C, f·h, f·w) of one image uint8 (C, h, w), f = 2^len(stages).
 
     ``temperature`` scales the noise, one number for all stages or one a stage. A sample depends on
     image, seed, its number, label, temperature and tiling; the noise on seed, number and position
-    alone. ``watch`` is handed each stage's tiles, and gives them back one by one. Raises
-    `InputError` for images and options that the stages do not take, and where a sample is not
-    finite.
+    alone. One sample is made after the other, ``advance`` is told of every tile; there are
+    ``num`` · `count_tiles`. Raises `InputError` for images and options that the stages do not take,
+    and where a sample is not finite.
     """
     temperatures = per_stage(temperature, len(stages))
-    channels, bits = stages[0].shape[0], stages[0].config.data.bits
-    if low.dtype != torch.uint8 or low.ndim != 3 or len(low) != channels or not low.numel():
-        raise InputError(
-            f"{stages[0].name} takes uint8 images ({channels}, h, w), "
-            f"got {low.dtype} {tuple(low.shape)}"
-        )
+    bits = stages[0].config.data.bits
     if num < 1:
         raise InputError(f"draw at least one sample, not {num}")
-    check(stages, label, tiling)
-    images = reduce_bits(low, bits).expand(num, -1, -1, -1)
-    for i, (stage, scale) in enumerate(zip(stages, temperatures, strict=True)):
-        images = _doubled(stage, images, (seed, i), scale, label, tiling, watch)
-    return expand_bits(images, bits)
+    check(stages, low, label, tiling)
+    samples = []
+    for number in range(num):
+        image = reduce_bits(low, bits)
+        for i, (stage, scale) in enumerate(zip(stages, temperatures, strict=True)):
+            image = _doubled(stage, image, (seed, i, number), scale, label, tiling, advance)
+        samples.append(expand_bits(image, bits))
+    return torch.stack(samples)
+
+
+def count_tiles(stages: Sequence[Stage], height: int, width: int, tiling: Tiling) -> int:
+    """How many tiles one sample of an image takes, through all stages."""
+    return sum(
+        len(_tiles(stage, (height << i, width << i), tiling)[0]) for i, stage in enumerate(stages)
+    )
+
+
+def _tiles(stage: Stage, size: Sequence[int], tiling: Tiling) -> tuple[list[Tile], int, int]:
+    """The tiles of a low image, and their height and width in it."""
+    multiple = unit(stage) // 2
+    tall, wide = (min(tiling.tile // 2, -(-side // multiple) * multiple) for side in size)
+    tiles = [(top, left) for top in range(0, size[0], tall) for left in range(0, size[1], wide)]
+    return tiles, tall, wide
 
 
 def _doubled(
     stage: Stage,
     low: Tensor,
-    key: tuple[int, int],
+    key: tuple[int, ...],
     temperature: float,
     label: int | None,
     tiling: Tiling,
-    watch: Callable[[Sequence[Tile]], Iterable[Tile]],
+    advance: Callable[[int], None],
 ) -> Tensor:
-    """Low images (N, C, h, w) at twice their size, integers of the stage's bits."""
-    num, channels, *size = low.shape
+    """A low image (C, h, w) at twice its size, integers of the stage's bits."""
+    channels, *size = low.shape
     margin = tiling.overlap // 2
-    multiple = unit(stage) // 2
-    tall, wide = (min(tiling.tile // 2, -(-side // multiple) * multiple) for side in size)
-    doubled = low.new_empty(num, channels, 2 * size[0], 2 * size[1])
-    tiles = [(top, left) for top in range(0, size[0], tall) for left in range(0, size[1], wide)]
-    for top, left in watch(tiles):
+    tiles, tall, wide = _tiles(stage, size, tiling)
+    doubled = low.new_empty(channels, 2 * size[0], 2 * size[1])
+    for top, left in tiles:
         rows = range(top - margin, top + tall + margin)
         columns = range(left - margin, left + wide + margin)
-        seen = low[:, :, mirrored(rows, size[0])][:, :, :, mirrored(columns, size[1])]
-        noise = temperature * _noise(stage, rows, columns, key, num)
-        made = _decoded(stage, noise, seen, label)
-        place = doubled[:, :, 2 * top : 2 * (top + tall), 2 * left : 2 * (left + wide)]
-        inner = made[:, :, tiling.overlap :, tiling.overlap :]
-        place.copy_(inner[:, :, : place.shape[2], : place.shape[3]])
+        seen = low[:, mirrored(rows, size[0])][:, :, mirrored(columns, size[1])]
+        noise = temperature * _noise(stage, rows, columns, key)
+        made = _decoded(stage, noise[None], seen[None], label)[0]
+        place = doubled[:, 2 * top : 2 * (top + tall), 2 * left : 2 * (left + wide)]
+        inner = made[:, tiling.overlap :, tiling.overlap :]
+        place.copy_(inner[:, : place.shape[1], : place.shape[2]])
+        advance(1)
     return doubled
 
 
-def _noise(stage: Stage, rows: range, columns: range, key: tuple[int, int], num: int) -> Tensor:
-    """The window of each sample's field that belongs to these rows and columns of the low image."""
+def _noise(stage: Stage, rows: range, columns: range, key: tuple[int, ...]) -> Tensor:
+    """The window of a sample's field that belongs to these rows and columns of the low image."""
     channels, side, _ = stage.flow.shape
     scale = 2 * side // stage.shape[1]  # 2, or 1 for details
     spans = [range(scale * span.start, scale * span.stop) for span in (rows, columns)]
-    return torch.stack([noise_window(channels, *spans, *key, sample) for sample in range(num)])
+    return noise_window(channels, *spans, *key)
 
 
 def _decoded(stage: Stage, noise: Tensor, low: Tensor, label: int | None) -> Tensor:

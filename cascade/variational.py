@@ -45,7 +45,7 @@ class VariationalReport:
 
     @property
     def bound(self) -> Tensor:
-        """An unbiased estimate of the bound on log P(x_i | x_{i−2}), given labels where there are any.
+        """An unbiased estimate of the bound on log P(x_i | x_{i−2}), at labels where there are any.
 
         A Haar cascade has none, and gives nan: there nothing but its own low image makes an image,
         and the stages' sum is an equality already. E_q[log P_i] takes the place of stage i's term
@@ -100,4 +100,6 @@ def variational(
         for total, condition in zip((clean, noisy), (low, disturbed), strict=True):
             total += above.run(above.flow.log_prob, y, condition, labels).double()
     volume = log_volume(math.prod(above.flow.shape), cascade.bits)
-    return VariationalReport(clean / samples - volume, noisy / samples - volume, kl, cascade.pyramid)
+    return VariationalReport(
+        clean / samples - volume, noisy / samples - volume, kl, cascade.pyramid
+    )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cascade.chain import Cascade
 from cascade.dequantise import expand_bits, reduce_bits
+from cascade.finite import check_some_finite
 from cascade.seeds import sample_noise
 from cascade.stage import per_stage
 from stages import InputError
@@ -42,6 +43,7 @@ def versions(
     ``low`` is uint8 (N, C, h, w), of a size that some stage makes but the last; ``temperature`` is
     one number, or one for each stage of the whole cascade. A version depends on its low image,
     label, temperature, seed and number alone: all low images share the noise of each number.
+    Raises `InputError` where none is finite.
     """
     first = level_of(cascade, low.shape[-1]) + 1
     labels = cascade.needed_labels(labels, len(low))
@@ -52,6 +54,7 @@ def versions(
         stage = cascade.stages[i]
         noise = scale * sample_noise(stage.flow.shape, seed, i, 0, count).repeat(len(low), 1, 1, 1)
         y = stage.run(stage.flow.sample, noise, image, labels)
+        check_some_finite(y)
         image, _ = stage.coding.image(y, image.repeat_interleave(len(y) // len(image), 0))
         found.append(expand_bits(image, cascade.bits).unflatten(0, (len(low), count)))
     return found

@@ -75,9 +75,11 @@ def test_a_new_file_moves_no_other():
 
 def test_labels_follow_names():
     source = ArrayImages(torch.zeros(3, 1, 1, 1), torch.tensor([0, 1, 1]), ["dog", "horse"])
-    assert labels_by_name(source, ["cat", "dog", "horse"]).tolist() == [1, 2, 2]
-    assert labels_by_name(source, ["cat", "dog"]) is None
-    assert labels_by_name(source, []).tolist() == [0, 1, 1]
+    assert labels_by_name(source, ["cat", "dog", "horse"], 3).tolist() == [1, 2, 2]
+    assert labels_by_name(source, ["cat", "dog"], 2) is None
+    assert labels_by_name(source, [], 2).tolist() == [0, 1, 1]
+    assert labels_by_name(source, [], 1) is None  # not the labels of a cascade of one class
+    assert labels_by_name(source, [], 0).tolist() == [0, 1, 1]
 
 
 @pytest.fixture

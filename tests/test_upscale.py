@@ -244,7 +244,7 @@ def test_a_cascade_folder_gives_its_last_stages(deep, tmp_path):
         (["photo.png", "--factor", 8], "srf16, srf32"),
         (["photo.png", "--stages", "glow8"], "glow8 is a Glow"),
         (["photo.png", "--tile", 30], "tile must be a multiple of 4"),
-        (["photo.png", "--temperature", "warm"], "--temperature takes numbers"),
+        (["photo.png", "--temperature", "warm"], "--temperature takes finite numbers"),
         (["photo.png", "--temperature", "nan"], "finite number"),
         (["none.png"], "cannot read image"),
         (["cascade.yaml"], "not an image of a known format"),

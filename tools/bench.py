@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import interrupt  # isort: skip  # noqa: F401  (first: it is about the imports below)
+
 import argparse
 import subprocess
 import sys
@@ -35,7 +37,7 @@ RATIOS = {
 
 def main() -> None:
     args = parse()
-    cli.refuse_to_overwrite([args.json], args.force)
+    cli.check_outputs([args.json], args.force)
     config = load_config(args.config, args.overrides)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if args.memory:

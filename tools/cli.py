@@ -4,42 +4,58 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
+from interrupt import INTERRUPTED
 from PIL import Image
 from rich.console import Console
+from rich.table import Table
 from torch import distributed
 
 from cascade import Cascade, InputError
-from cascade.files import finite, whole
+from cascade.files import check_writable, finite, whole
 from stages import Remark, SaidElsewhere
 
 console = Console(markup=False)
-say = partial(console.print, highlight=False, soft_wrap=True)
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a tool; bad input becomes one line on standard error and exit code 2."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     use_all_cores()
     try:
-        main()
+        with notes():
+            main()
     except SaidElsewhere:
         sys.exit(2)
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     finally:
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()  # or a process that is done first may abort
+
+
+def say(shown: str | Table) -> None:
+    """Print a line, or a table."""
+    shown = one_line(shown) if isinstance(shown, str) else shown
+    console.print(shown, highlight=False, soft_wrap=True)
+
+
+def one_line(text: str) -> str:
+    """A text with what cannot be printed escaped: a file's name may hold anything, newlines too."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def use_all_cores() -> None:
@@ -74,18 +90,20 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def temperatures(text: str) -> list[float]:
     """What --temperature gives: one number, or one a stage."""
     try:
-        return [float(part) for part in text.split(",")]
+        found = [float(part) for part in text.split(",")]
     except ValueError:
+        found = [math.nan]
+    if not all(0 <= value < math.inf for value in found):
         raise InputError(
-            f"--temperature takes numbers such as 0.8 or 0.9,0.8, got {text}"
-        ) from None
+            f"--temperature takes finite numbers not below 0 such as 0.8 or 0.9,0.8, got {text}"
+        )
+    return found
 
 
 def load_cascade(args: argparse.Namespace, dtype: str = "float32") -> Cascade:
     """The cascade the arguments name, on their device."""
     device = device_of(args)
-    with notes():
-        cascade = Cascade.load(args.run, stages_of(args), device, dtype)
+    cascade = Cascade.load(args.run, stages_of(args), device, dtype)
     if args.told_sigma is not None:
         cascade.tell(args.told_sigma)
     return cascade
@@ -95,7 +113,7 @@ def device_of(args: argparse.Namespace) -> str | torch.device:
     """The device that was asked for, else a GPU where there is one; `InputError` if it fails."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {device} cannot be used here: {reason}") from None
@@ -109,24 +127,55 @@ def stages_of(args: argparse.Namespace) -> list[str] | None:
 
 @contextmanager
 def notes() -> Iterator[None]:
-    """Print remarks that are made inside as notes, a line each; other warnings as they are."""
-    with warnings.catch_warnings(record=True) as given:
+    """Print each remark that is made inside as a note, once, by the first process of a launch."""
+    usual, seen = warnings.showwarning, set()
+
+    def show(message: Warning, category: type[Warning], *place: object) -> None:
+        if not issubclass(category, Remark):
+            usual(message, category, *place)
+        elif str(message) not in seen and os.environ.get("RANK", "0") == "0":
+            seen.add(str(message))
+            say(f"note: {message}")
+
+    with warnings.catch_warnings():
         warnings.simplefilter("always", Remark)
+        warnings.showwarning = show
         yield
-    for warning in {str(warning.message): warning for warning in given}.values():
-        if issubclass(warning.category, Remark):
-            say(f"note: {warning.message}")
-        else:
-            warnings.showwarning(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
 
 
-def refuse_to_overwrite(files: Sequence[str | None], force: bool) -> None:
-    """Raise `InputError` if an output exists already, before any work is done."""
-    for file in files:
-        if file and Path(file).exists() and not force:
+def check_outputs(files: Sequence[str | None], force: bool) -> None:
+    """Raise `InputError`, before any work is done, unless every output of a command can be written.
+
+    None may exist already, but for ``force``; no two may be the same file, or one within another.
+    """
+    given = [file for file in files if file]
+    for file in given:
+        if os.path.lexists(file) and not Path(file).is_file():
+            raise InputError(f"{file} is not a file: nothing can be written to it")
+        if Path(file).exists() and not force:
             raise InputError(f"{file} exists; pass --force to overwrite it")
+    places: dict[Path, str] = {}
+    for file in given:
+        other = places.setdefault(Path(file).resolve(), file)
+        if other is not file:
+            raise InputError(
+                f"{other} and {file} are one file: give every output a name of its own"
+            )
+    for place, file in places.items():
+        outer = next((places[folder] for folder in place.parents if folder in places), None)
+        if outer:
+            raise InputError(f"{file} would lie in {outer}, which is to be a file: rename one")
+        check_writable(file)
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Raise `InputError` where what is to be held takes more bytes than this machine has free."""
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"{what} take {needed / 2**30:,.0f} GiB of memory, {free / 2**30:,.0f} GiB are free: "
+            "lower --num"
+        )
 
 
 def check_picture(file: str | None) -> None:

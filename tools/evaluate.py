@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import interrupt  # isort: skip  # noqa: F401  (first: it is about the imports below)
+
 import argparse
 import math
 from collections.abc import Callable
@@ -30,7 +32,7 @@ def main() -> None:
     args = parse()
     sweep = settings(args.temperature)
     picture = args.out if len(sweep) > 1 else None
-    cli.refuse_to_overwrite([args.json, picture], args.force)
+    cli.check_outputs([args.json, picture], args.force)
     cli.check_picture(picture)
     curves = drawing() if picture else None
     state = PartialState(cpu=not torch.cuda.is_available())
@@ -42,10 +44,9 @@ def main() -> None:
     of_kind = pairs if args.super_resolution else samples
     with Progress(console=cli.console, transient=True, disable=not state.is_main_process) as bar:
         task = bar.add_task("scoring", total=None)
-        with cli.notes():
-            result = of_kind(
-                cascade, source, indices, sweep, args, state, lambda n: bar.advance(task, n)
-            )
+        result = of_kind(
+            cascade, source, indices, sweep, args, state, lambda n: bar.advance(task, n)
+        )
     if not state.is_main_process:
         return
     result |= origin(cascade, source, indices, args, state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import interrupt  # isort: skip  # noqa: F401  (first: it is about the imports below)
+
 import argparse
 import csv
 from pathlib import Path
@@ -53,7 +55,7 @@ def main() -> None:
     suffixes = MOVING if args.figure == "walk" else STILL
     if Path(args.out).suffix not in suffixes:
         raise InputError(f"{args.out} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}")
-    cli.refuse_to_overwrite([args.out, numbers], args.force)
+    cli.check_outputs([args.out, numbers], args.force)
     draw, _ = FIGURES[args.figure]
     rows = draw(args)
     with whole(numbers) as aside, open(aside, "w", newline="") as file:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import cli
 import torch
+from interrupt import INTERRUPTED
 
 from cascade.config import StageConfig, load_config
 from cascade.stopping import FLEET, stop_requests
 from stages import InputError
 
-INTERRUPTED = 130  # what a tool exits with after Ctrl-C
 TRAIN = os.path.relpath(Path(__file__).with_name("train.py"))
 
 

@@ -44,7 +44,7 @@ def real_images(
     """
     source = open_data(cascade, args.data, args.split)
     known = next((s.config.data.classes for s in cascade.stages if s.classes), [])
-    labels = labels_by_name(source, known)
+    labels = labels_by_name(source, known, cascade.classes)
     if cascade.classes and labels is None:
         name = args.data or cascade.stages[-1].config.data.name
         raise InputError(f"{name} has no labels of the cascade's classes")

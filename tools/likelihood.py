@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import interrupt  # isort: skip  # noqa: F401  (first: it is about the imports below)
+
 import argparse
+import math
 import sys
+import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +38,7 @@ CHECKED = 16  # images that --check looks at
 def main() -> None:
     args = parse()
     outputs = [args.csv, args.npz, args.json]
-    cli.refuse_to_overwrite([*outputs, args.heatmap], args.force)
+    cli.check_outputs([*outputs, args.heatmap], args.force)
     cli.check_picture(args.heatmap)
     state = PartialState(cpu=not torch.cuda.is_available())
     args.device = args.device or state.device
@@ -53,12 +57,15 @@ def main() -> None:
     saved_to = next((file for file in outputs if file), None)
     journal = Journal(Path(f"{saved_to}.partial"), provenance) if saved_to else None
     done = journal.open(args.resume, args.force, state) if journal else []
+    started = time.perf_counter()
     rows = score(cascade, source, indices, protocol, args, state, journal, done)
+    seconds = time.perf_counter() - started
     if not state.is_main_process:
         return
     report = assemble(cascade, rows, args.seed)
     records = Records.of(report, source, indices)
-    result = {**figures(report, records.labels), **provenance, **measured(rows, state)}
+    speed = (len(rows) - len(done)) / seconds or None
+    result = {**figures(report, records.labels), **provenance, **measured(rows, speed, state)}
     show_report(report, result)
     if other is not None:
         result["auroc"] = compare(cascade, report, column(rows, "WebP"), other, protocol, args)
@@ -102,8 +109,8 @@ def parse() -> argparse.Namespace:
 
 def sigma(text: str) -> float:
     value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
     return value
 
 
@@ -180,12 +187,14 @@ def origin(
     }
 
 
-def measured(rows: list[Row], state: PartialState) -> dict[str, object]:
-    """Mean bits/dim as lossless files, and images scored a second by all processes together."""
-    seconds = sum(row.seconds for row in rows) / len(rows)
+def measured(rows: list[Row], speed: float | None, state: PartialState) -> dict[str, object]:
+    """Mean bits/dim as lossless files, and images a second by the clock: read, scored, compressed.
+
+    Of this run, by all processes together; images that an interrupted run had scored do not count.
+    """
     return {
         "files": {codec: column(rows, codec).mean().item() for codec in SETTINGS},
-        "images_per_s": state.num_processes / seconds,
+        "images_per_s": speed,
         "processes": state.num_processes,
     }
 
@@ -220,11 +229,13 @@ def compare(
     return found
 
 
-def labels_of(records: Records) -> Tensor:
-    """The images' labels where they are known, else their most likely classes."""
+def labels_of(cascade: Cascade, records: Records) -> tuple[Tensor | None, str | None]:
+    """The images' labels where they are known, else their most likely classes; and which it is."""
+    if not cascade.classes:
+        return None, None
     if records.labels is not None:
-        return records.labels
-    return records.report.posterior.argmax(1)
+        return records.labels, "given"
+    return records.report.posterior.argmax(1), "most likely"
 
 
 def draw_heatmap(
@@ -234,8 +245,8 @@ def draw_heatmap(
     order = records.report.image_bpd.argsort(descending=True)
     rows = torch.cat([order[:4], order[4:][-4:]])
     images = cascade.fit(source.read(records.indices[rows]))
-    labels = labels_of(records)[rows] if cascade.classes else None
-    maps = spent(cascade, images, labels, args.seed)
+    labels, _ = labels_of(cascade, records)
+    maps = spent(cascade, images, None if labels is None else labels[rows], args.seed)
     bpd = records.report.image_bpd[rows]
     save_heatmaps(images, maps, records.report.names, bpd, args.heatmap)
     cli.say(f"{args.heatmap}: the worst and best images, and where their bits are spent")
@@ -243,23 +254,22 @@ def draw_heatmap(
 
 def bounds(
     cascade: Cascade, source: ImageSource, records: Records, args: argparse.Namespace
-) -> dict[str, dict[str, float]]:
+) -> dict[str, object]:
     """Every stage but the first on disturbed conditions, printed; mean figures for the JSON."""
     images = cascade.fit(source.read(records.indices))
-    labels = labels_of(records) if cascade.classes else None
+    labels, whose = labels_of(cascade, records)
     found = {}
     for i, stage in enumerate(cascade.stages[1:], start=1):
         found[stage.name] = variational(
             cascade, images, labels, i, args.variational, args.samples, args.seed
         )
-    show_bounds(args.variational, found)
-    return {
+    show_bounds(args.variational, found, whose)
+    return {"labels": whose} | {
         name: {
             "clean": report.clean.mean().item(),
             "noisy": report.noisy.mean().item(),
             "kl": report.kl.mean().item(),
-            "bound": report.bound.nanmean().item(),
-            "replacement_rate": report.replacement_rate,
+            "bound": report.bound.mean().item(),
         }
         for name, report in found.items()
     }

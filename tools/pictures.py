@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cascade import Cascade, InputError
 from cascade.dequantise import bits_per_dim, expand_bits, reduce_bits
+from cascade.finite import NONE_FINITE
 from cascade.grid import grid, save_moving
 from cascade.images import ImageSource
 from cascade.likelihood import consistency
@@ -36,6 +37,8 @@ def draw_samples(args: argparse.Namespace) -> list[Row]:
     for run in args.runs:
         cascade = load(run, args)
         draw = cascade.draw(args.num, None, args.temperature, args.seed)
+        if not draw.finite.any():
+            raise InputError(NONE_FINITE)
         blocks.append(Block(run, draw.images, names=resolutions(cascade)))
         levels = [reduce_bits(images, cascade.bits) for images in draw.images]
         pairs = consistency(levels, cascade.bits, cascade.pyramid)

@@ -37,5 +37,5 @@ def open_source(cascade: Cascade, args: argparse.Namespace, data: str, split: st
     source = open_images(data, split, channels, args.resize, args.skip_bad, args.root)
     check_images(cascade.stages[-1].name, size, data, source.shape)
     known = next((s.config.data.classes for s in cascade.stages if s.classes), [])
-    source.labels = labels_by_name(source, known)
+    source.labels = labels_by_name(source, known, cascade.classes)
     return source

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import interrupt  # isort: skip  # noqa: F401  (first: it is about the imports below)
+
 import argparse
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -16,23 +19,32 @@ from torch import Tensor
 
 from cascade import Cascade, InputError
 from cascade.files import whole
+from cascade.finite import NONE_FINITE
 from cascade.grid import save_grid
 from cascade.likelihood import clip_rates
+from cascade.stage import per_stage
 
 WIDEST = 20  # images in a row of the grid
 
 
 def main() -> None:
     args = parse()
-    cli.refuse_to_overwrite([args.out, args.npz, args.json], args.force)
+    cli.check_outputs([args.out, args.npz, args.json], args.force)
     cli.check_picture(args.out)
-    cascade = cli.load_cascade(args)
     temperature = cli.temperatures(args.temperature)
-    labels = class_rows(cascade, args.classes, args.num)
+    cascade = cli.load_cascade(args)
+    per_stage(temperature, len(cascade.stages))
+    cli.check_memory(4 * args.num * math.prod(cascade.shape), f"{args.num:,} samples")
+    rows = class_rows(cascade, args.classes, args.num)
+    labels = rows and cascade.needed_labels(
+        [label for label, n in rows for _ in range(n)], args.num
+    )
     started = time.perf_counter()
     images, failed, clipped = draw(cascade, args, labels, temperature)
     speed = args.num / (time.perf_counter() - started)
-    save_rows(images, labels, cascade.class_names, args.out)
+    if failed == args.num and not args.allow_not_finite:
+        raise InputError(f"{NONE_FINITE}; --allow-not-finite writes them all the same")
+    save_rows(images, rows, cascade.class_names, args.out)
     if args.npz:
         save_npz(images, labels, args.npz)
     result = {
@@ -61,11 +73,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--temperature", default="1.0", help="one number, or one a stage: 0.9,0.8")
     parser.add_argument("--out", default="grid.png", help="picture to write")
     parser.add_argument("--npz", help="also write images (N, H, W, C) and labels to this file")
+    parser.add_argument(
+        "--allow-not-finite", action="store_true", help="write samples though none is finite"
+    )
     return parser.parse_args()
 
 
-def class_rows(cascade: Cascade, classes: str | None, num: int) -> Tensor | None:
-    """Labels of the samples: as many of each class, class by class."""
+def class_rows(cascade: Cascade, classes: str | None, num: int) -> list[tuple[int, int]] | None:
+    """The rows of the picture: the label of each, and how many samples it has."""
     if not cascade.classes:
         if classes:
             raise InputError("--classes was given, but no stage of this cascade uses labels")
@@ -74,10 +89,14 @@ def class_rows(cascade: Cascade, classes: str | None, num: int) -> Tensor | None
         chosen = [int(c) for c in classes.split(",")] if classes else list(range(cascade.classes))
     except ValueError:
         raise InputError(f"--classes takes numbers such as 3,7, got {classes}") from None
+    if classes and num < len(chosen):
+        raise InputError(f"--classes names {len(chosen)} rows, --num {num} is too few to fill them")
     unlabelled = [stage.name for stage in cascade.stages if not stage.classes]
     if unlabelled:
         cli.say(f"labels are ignored by the unconditional {', '.join(unlabelled)}")
-    return torch.tensor([chosen[i * len(chosen) // num] for i in range(num)])
+    ends = [-(-i * num // len(chosen)) for i in range(len(chosen) + 1)]
+    counts = [last - first for first, last in itertools.pairwise(ends)]
+    return [(label, count) for label, count in zip(chosen, counts, strict=True) if count]
 
 
 def draw(
@@ -99,19 +118,20 @@ def draw(
     return torch.cat(images), failed, clip_rates(torch.cat(clipped), names)
 
 
-def save_rows(images: Tensor, labels: Tensor | None, names: Sequence[str], file: str) -> None:
+def save_rows(
+    images: Tensor, rows: list[tuple[int, int]] | None, names: Sequence[str], file: str
+) -> None:
     """A square grid, or with labels one named class a row (more rows where a class has many)."""
-    if labels is None:
+    if rows is None:
         save_grid(images, file, min(math.ceil(math.sqrt(len(images))), WIDEST))
         return
-    chosen = labels.unique_consecutive()
-    groups = [images[labels == label] for label in chosen]
+    groups = images.split([count for _, count in rows])
     columns = min(max(map(len, groups)), WIDEST)
     padded = [torch.cat([g, g.new_zeros(-len(g) % columns, *g.shape[1:])]) for g in groups]
-    rows = []
-    for label, group in zip(chosen.tolist(), padded, strict=True):
-        rows += [names[label]] + [""] * (len(group) // columns - 1)
-    save_grid(torch.cat(padded), file, columns, rows)
+    captions = []
+    for (label, _), group in zip(rows, padded, strict=True):
+        captions += [names[label]] + [""] * (len(group) // columns - 1)
+    save_grid(torch.cat(padded), file, columns, captions)
 
 
 def save_npz(images: Tensor, labels: Tensor | None, file: str) -> None:

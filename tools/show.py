@@ -33,9 +33,10 @@ def show_report(report: Report, result: dict[str, object]) -> None:
     table.add_row("cascade", f"{report.nats.sum(1).mean():.1f}", "", bpd)
     say(table)
     treatment = f", classes {result['label_mode']}" if result["label_mode"] else ""
+    speed = f"; {result['images_per_s']:.1f} images/s" if result["images_per_s"] else ""
     say(
         f"{bpd} bits/dim over {result['images']} images (K = {result['samples']}, seed "
-        f"{result['seed']}{treatment}, {result['dtype']}); {result['images_per_s']:.1f} images/s"
+        f"{result['seed']}{treatment}, {result['dtype']}){speed}"
     )
     if result["accuracy"] is not None:
         say(f"accuracy of the most likely class: {result['accuracy']:.1%}")
@@ -67,21 +68,29 @@ def show_comparison(title: str, found: dict[str, float], theirs: Report) -> None
     say(f"the other set: {theirs.bpd:.3f} ± {theirs.stderr:.3f} bits/dim")
 
 
-def show_bounds(sigma: float, found: dict[str, VariationalReport]) -> None:
-    """Each stage on clean and disturbed conditions, and the bound that replaces two terms."""
+def show_bounds(sigma: float, found: dict[str, VariationalReport], labels: str | None) -> None:
+    """Each stage on clean and disturbed conditions, and the bound that replaces two terms.
+
+    ``labels`` says whose they are: given, the most likely ones, or None where stages use none.
+    """
     rows = []
     for name, report in found.items():
-        bounded = report.bound[~report.bound.isnan()]
-        bound = f"{bounded.mean():.1f}" if len(bounded) else "none"
+        bound = "none" if report.pyramid == "haar" else f"{report.bound.mean():.1f}"
         means = [f"{x.mean():.1f}" for x in (report.clean, report.noisy, report.kl)]
-        rows.append([name, *means, bound, f"{report.replacement_rate:.1%}"])
-    columns = ["stage", "clean", "noisy", "KL", "noisy - KL", "replaced"]
-    say(figures_table(f"conditions disturbed by σ = {sigma:g}, nats", columns, rows))
+        rows.append([name, *means, bound])
+    columns = ["stage", "clean", "noisy", "KL", "noisy - KL"]
+    at = f", at each image's {labels} label" if labels else ""
+    say(figures_table(f"conditions disturbed by σ = {sigma:g}, nats{at}", columns, rows))
     say(
         "noisy - KL bounds log P(image | the image two stages below): it stands in place of the "
-        "clean term and the previous stage's, never beside them. Images with a replaced draw have "
-        "no bound, nor have those of a Haar cascade, whose sum of stages is an equality."
+        "clean term and the previous stage's, never beside them. A Haar cascade has no such bound: "
+        "its sum of stages is an equality."
     )
+    if labels:
+        say(
+            f"all of it is conditional on the {labels} labels: set it beside --label-mode given, "
+            "not beside a table that sums over classes"
+        )
 
 
 def show_checks(checks: list[StageCheck]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import interrupt  # isort: skip  # noqa: F401  (first: it is about the imports below)
+
 import argparse
 import json
 import shlex
@@ -36,7 +38,7 @@ def main() -> None:
         raise InputError(f"--out is a Markdown file such as table.md, got {out}")
     known = out.with_suffix(".json")
     if not known.exists():
-        cli.refuse_to_overwrite([str(out)], args.force)
+        cli.check_outputs([str(out)], args.force)
     state = PartialState(cpu=not torch.cuda.is_available())
     args.device = args.device or state.device
     net = feature_net(args)
@@ -108,8 +110,7 @@ def score(
     state: PartialState,
 ) -> list[Entry]:
     """The row's entries, one a size; what ``entries`` lack is computed and added to them."""
-    with cli.notes():
-        cascade = load_row(row, table, args.device)
+    cascade = load_row(row, table, args.device)
     read = argparse.Namespace(resize=None, skip_bad=False, root=table.root)
     source = open_source(cascade, read, table.data, table.split)
     indices = drawn(source, table.limit)
@@ -121,7 +122,7 @@ def score(
     wanted = broadcast_object_list([missing])[0]  # the main process alone keeps entries
     hidden = not state.is_main_process
     if wanted:
-        with cli.notes(), Progress(console=cli.console, transient=True, disable=hidden) as bar:
+        with Progress(console=cli.console, transient=True, disable=hidden) as bar:
             task = bar.add_task(row.name, total=None)
 
             def advance(count: int) -> None:

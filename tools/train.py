@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import interrupt  # isort: skip  # noqa: F401  (first: it is about the imports below)
+
 import argparse
 import os
 
@@ -35,8 +37,7 @@ def main() -> None:
     if args.dry_run:
         cli.say(description(config))
         return
-    with cli.notes():
-        trainer = Trainer(config, anew=args.force)
+    trainer = Trainer(config, anew=args.force)
     if not trainer.accelerator.is_main_process:
         trainer.run()
         return

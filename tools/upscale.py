@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import interrupt  # isort: skip  # noqa: F401  (first: it is about the imports below)
+
 import argparse
 import time
 from functools import partial
@@ -9,18 +11,20 @@ from pathlib import Path
 
 import cli
 import torch
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
+from cascade import InputError
 from cascade.fidelity import bicubic, psnr_between
 from cascade.grid import save_grid
 from cascade.photo import Photo
-from cascade.stage import Stage
+from cascade.stage import Stage, per_stage
 from cascade.typical import recorded_bpd, typicality
 from cascade.upscale import (
     TILING,
     Tiling,
     check,
+    count_tiles,
     cropped,
     doubler_folders,
     load_doublers,
@@ -29,30 +33,37 @@ from cascade.upscale import (
     upscale,
 )
 
+MOST = 10_000  # samples of a photo
+BYTES = 8  # held of a sample's pixel, at most: twice three values, and what is being written
 SHOWN = 128  # side of what a sheet shows of each image
 
 
 def main() -> None:
     args = parse()
-    stem = f"{Path(args.photo).stem}-x{args.factor}"
-    files = [str(Path(args.out) / f"{stem}-{i}.png") for i in range(args.num)]
-    cli.refuse_to_overwrite([*files, args.sheet, args.json], args.force)
     cli.check_picture(args.sheet)
     scale, photo, truth = cli.temperatures(args.temperature), Photo.open(args.photo), None
     folders = doubler_folders(args.run, args.factor, cli.stages_of(args))
+    check_cost(photo, args)
+    stem = f"{Path(args.photo).stem}-x{args.factor}"
+    files = [str(Path(args.out) / f"{stem}-{i}.png") for i in range(args.num)]
+    cli.check_outputs([*files, args.sheet, args.json], args.force)
     stages = load_doublers(folders, cli.device_of(args))
     if args.halve:
         truth = cropped(photo.pixels(stages[0].shape[0]), args.factor)
         photo = Photo.of(lowered(stages, truth))
     low = photo.pixels(stages[0].shape[0])
     tiling = Tiling(args.tile, args.overlap)
-    check(stages, args.label, tiling)
+    check(stages, low, args.label, tiling)
+    per_stage(scale, len(stages))
     judged = judge(stages[0], folders[0], low, args.label)
     started = time.perf_counter()
-    images = upscale(
-        stages, low, args.num, scale, args.seed, args.label, tiling,
-        partial(track, description="enlarging", console=cli.console, transient=True),
-    )  # fmt: skip
+    with Progress(console=cli.console, transient=True) as bar:
+        total = args.num * count_tiles(stages, *low.shape[1:], tiling)
+        task = bar.add_task("enlarging", total=total)
+        images = upscale(
+            stages, low, args.num, scale, args.seed, args.label, tiling,
+            partial(bar.advance, task),
+        )  # fmt: skip
     result = {
         "run": args.run,
         "stages": [stage.name for stage in stages],
@@ -93,6 +104,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sheet", help="also draw a detail of everything, side by side")
     parser.add_argument("--out", default="out", help="folder to write to")
     return parser.parse_args()
+
+
+def check_cost(photo: Photo, args: argparse.Namespace) -> None:
+    """Raise `InputError` for more samples than can be held, before any of them is made."""
+    if args.num > MOST:
+        raise InputError(f"--num is at most {MOST:,} samples of a photo, got {args.num:,}")
+    height, width = photo.size
+    pixels = height * width * (1 if args.halve else args.factor**2)
+    cli.check_memory(BYTES * args.num * pixels, f"{args.num:,} samples of {pixels:,} pixels")
 
 
 def judge(stage: Stage, folder: Path, low: Tensor, label: int | None) -> dict[str, object]:
