@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from yaml import YAMLError
 
 from cascade.checks import check
 from cascade.files import whole
-from stages import InputError
+from stages import InputError, Remark
 
 
 @dataclass
@@ -154,7 +155,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError) as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
     check(config)
+    _leave_out_what_is_idle(config, path)
     return config
+
+
+def _leave_out_what_is_idle(config: StageConfig, path: str | Path) -> None:
+    """Say which settings do nothing beside the others, and do without them."""
+    model, train = config.model, config.train
+    if model.levels == 1 and getattr(model, "conditional_prior", False):
+        model.conditional_prior = False
+        idle = "model.conditional_prior does nothing at model.levels=1, which drops no half"
+        warnings.warn(f"{path}: {idle}; it is left out", Remark, stacklevel=3)
+    if train.milestones and train.schedule != "halve":
+        train.milestones = []
+        idle = f"train.milestones do nothing with train.schedule={train.schedule}"
+        warnings.warn(f"{path}: {idle}; they are left out", Remark, stacklevel=3)
 
 
 def save_config(config: StageConfig, path: Path) -> None:

@@ -47,17 +47,27 @@ def open_images(
     if path.is_dir():
         source = open_folder(path, channels, resize, skip_bad)
         indices = part_by_name([file.relative_to(path).as_posix() for file in source.files], split)
+        cut = "each file's name says which split it is in, which takes some dozens of files"
     elif path.suffix == ".npz" and path.is_file():
         source = open_npz(path, channels, resize)
         indices = part(len(source), source.labels, split)
+        cut = "it is cut 80, 10 and 10 %, rounded, which takes 8 images" + _of_the_largest(source)
     else:
         raise InputError(
             f"unknown data set {name!r}: neither a folder, nor an .npz, nor one of "
             + ", ".join(BUILT_IN)
         )
     if not len(indices):
-        raise InputError(f"the {split} split of the {len(source)} images in {name} is empty")
+        raise InputError(f"the {split} split of the {len(source)} images in {name} is empty: {cut}")
     return source.subset(indices)
+
+
+def _of_the_largest(source: ArrayImages) -> str:
+    """How many images the largest class has, where there are classes."""
+    if source.labels is None:
+        return ""
+    most = int(source.labels.unique(return_counts=True)[1].max())
+    return f" a class, and the largest of its classes has {most}"
 
 
 CUTS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "trainval": (0.0, 0.9), "test": (0.9, 1.0)}

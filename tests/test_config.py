@@ -11,7 +11,7 @@ from cascade.optimise import averaged, learning_rate, optimiser
 from cascade.phases import classification
 from cascade.stage import build
 from cascade.watch import density_bpd
-from stages import InputError, StageLoss, initialise
+from stages import InputError, Remark, StageLoss, initialise
 
 CONFIGS = [file for file in sorted(ROOT.glob("configs/*/*.yaml")) if file.parent.name != "tables"]
 GLOW8 = ROOT / "configs" / "mnist5k" / "glow8.yaml"
@@ -71,6 +71,16 @@ def test_no_is_a_precision_though_yaml_reads_a_truth_value():
 def test_bad_settings(override, message):
     with pytest.raises(InputError, match=message):
         load_config(GLOW8, [override])
+
+
+def test_settings_that_do_nothing_are_said_and_left_out():
+    path = CONFIGS / "photos" / "srf2x.yaml"
+    with pytest.warns(Remark, match="conditional_prior does nothing at model.levels=1"):
+        config = load_config(path, ["model.levels=1"])
+    assert not config.model.conditional_prior and load_config(path).model.conditional_prior
+    settings = ["train.milestones=[5]", "train.schedule=cosine"]
+    with pytest.warns(Remark, match="milestones do nothing with train.schedule=cosine"):
+        assert load_config(path, settings).train.milestones == []
 
 
 def test_missing_file_and_missing_value(tmp_path):

@@ -163,6 +163,16 @@ def test_npz(tmp_path):
         open_images(str(file), "all", 1)
 
 
+def test_an_empty_split_says_why(tmp_path):
+    images, labels = np.zeros((2000, 8, 8), dtype=np.uint8), np.arange(2000) // 2
+    np.savez(tmp_path / "pairs.npz", images=images, labels=labels)
+    with pytest.raises(InputError, match="8 images a class, and the largest of its classes has 2"):
+        open_images(str(tmp_path / "pairs.npz"), "validation", 1)
+    np.savez(tmp_path / "two.npz", images=images[:2])
+    with pytest.raises(InputError, match="rounded, which takes 8 images$"):
+        open_images(str(tmp_path / "two.npz"), "test", 1)
+
+
 @pytest.mark.parametrize(
     ("name", "split", "channels", "message"),
     [

@@ -246,6 +246,11 @@ def test_a_cascade_folder_gives_its_last_stages(deep, tmp_path):
         (["photo.png", "--tile", 30], "tile must be a multiple of 4"),
         (["photo.png", "--temperature", "warm"], "--temperature takes finite numbers"),
         (["photo.png", "--temperature", "nan"], "finite number"),
+        (
+            ["photo.png", "--overlap", 1024],
+            "overlap must be at most 32 for an image",
+        ),
+        (["photo.png", "--num", 10**8], "--num is at most 10,000 samples of a photo"),
         (["none.png"], "cannot read image"),
         (["cascade.yaml"], "not an image of a known format"),
         (["photo.png", "--sheet", "sheet.txt"], "not a picture's file name"),
