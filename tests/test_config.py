@@ -74,7 +74,7 @@ def test_bad_settings(override, message):
 
 
 def test_settings_that_do_nothing_are_said_and_left_out():
-    path = CONFIGS / "photos" / "srf2x.yaml"
+    path = ROOT / "configs" / "photos" / "srf2x.yaml"
     with pytest.warns(Remark, match="conditional_prior does nothing at model.levels=1"):
         config = load_config(path, ["model.levels=1"])
     assert not config.model.conditional_prior and load_config(path).model.conditional_prior
