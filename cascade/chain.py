@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cascade.dequantise import expand_bits, reduce_bits
+from cascade.dequantise import expand_bits, log_volume, reduce_bits
 from cascade.finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
 from cascade.likelihood import Report, class_columns, compose, consistency
 from cascade.manifest import check_order, stage_folders
@@ -236,7 +236,12 @@ class Cascade:
     def decode(
         self, noises: Sequence[Tensor], labels: Tensor | Sequence[int] | None = None
     ) -> Tensor:
-        """Images from every stage's noise: ``decode(encode(x, y), y) == x`` exactly."""
+        """Images from every stage's noise, the inverse of `encode`.
+
+        ``decode(encode(x, y), y) == x`` for images of the kind that the stages were trained on. Of
+        others (noise, or digits black on white) float32 may round some away where a stage stretches
+        a lot; float64 does not. `cascade.diagnose.check_cascade` says it of the images at hand.
+        """
         return self.decode_levels(noises, labels)[-1]
 
     @torch.no_grad()
@@ -247,14 +252,40 @@ class Cascade:
 
         Raises `InputError` where no image of a stage is finite.
         """
+        return [expand_bits(image, self.bits) for _, image in self._climb(noises, labels)]
+
+    @torch.no_grad()
+    def drawn_log_prob(
+        self, noises: Sequence[Tensor], labels: Tensor | Sequence[int] | None = None
+    ) -> Tensor:
+        """log-density in nats, float64 (N,), of the very values that every stage's noise makes.
+
+        In units of probabilities of images, and summed over classes, like `log_prob`. That one
+        would round the values first and dequantise them again, which draws a value just outside
+        an image's bins anew across the neighbouring one, where the density may be far lower.
+        """
+        columns, low = [], None
+        for stage, (y, image) in zip(self.stages, self._climb(noises, labels), strict=True):
+            density = stage.run(stage.flow.class_log_probs, y, low).double()
+            columns.append(density - log_volume(y[0].numel(), self.bits))
+            low = image
+        return compose(columns, None)[0].sum(1)
+
+    def _climb(
+        self, noises: Sequence[Tensor], labels: Tensor | Sequence[int] | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What every stage makes of its noise, base first: values y, and the integers of its image.
+
+        Raises `InputError` where no image of a stage is finite.
+        """
         labels = self.needed_labels(labels, len(noises[0]))
-        low, images = None, []
+        low, found = None, []
         for stage, noise in zip(self.stages, noises, strict=True):
             y = stage.run(stage.flow.decode, noise, low, labels)
             check_some_finite(y)
             low, _ = stage.coding.image(y, low)
-            images.append(expand_bits(low, self.bits))
-        return images
+            found.append((y, low))
+        return found
 
     def _layer_at_fault(self, stage: Stage, high: Tensor, low: Tensor | None, row: int) -> str:
         y = stage.coding.centre(high[row : row + 1])

@@ -47,12 +47,12 @@ def between(
     shares: Sequence[float],
     start_labels: Tensor | Sequence[int] | None = None,
     end_labels: Tensor | Sequence[int] | None = None,
-) -> list[Tensor]:
-    """Images on the way from real ones to others, at every resolution, base first.
+) -> list[list[Tensor]]:
+    """Every stage's noise on the way from real images to others, to be decoded at ``start_labels``.
 
-    ``starts`` and ``ends`` are uint8 (N, C, H, W); the result is uint8 (shares, N, C, h, w). Every
-    stage's noise goes along an arc, see `spherical`, and each stage is given the rounded image
-    that the stage below made on the way, so a share of 0 or 1 is the real image itself.
+    ``starts`` and ``ends`` are uint8 (N, C, H, W); for each share it gives the noise of all stages,
+    base first. Every stage's goes along an arc, see `spherical`, and is decoded given the rounded
+    image that the stage below makes on the way, so a share of 0 or 1 is the real image itself.
 
     From one class to another, what the label does to a stage's coarsest latent, z → μ_y + σ_y·z,
     goes along as well: mean and deviation change along a straight line.
@@ -61,14 +61,13 @@ def between(
     end_labels = cascade.needed_labels(end_labels, len(ends))
     first = cascade.encode(starts, start_labels)
     last = cascade.encode(ends, end_labels)
-    found = []
-    for share in shares:
-        noises = [
+    return [
+        [
             _relabelled(stage, spherical(a, b, share), start_labels, end_labels, share)
             for stage, a, b in zip(cascade.stages, first, last, strict=True)
         ]
-        found.append(cascade.decode_levels(noises, start_labels))
-    return [torch.stack(level) for level in zip(*found, strict=True)]
+        for share in shares
+    ]
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Paths through latent space, versions of low images, neighbours: what they are by definition."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ from torch import Tensor
 
 from cascade import Cascade, InputError
 from cascade.config import load_config
-from cascade.dequantise import reduce_bits
+from cascade.dequantise import centre, log_volume, reduce_bits
 from cascade.images import ArrayImages
 from cascade.metrics import logged_stages, read_metrics
 from cascade.neighbours import neighbours
 from cascade.paths import between, spherical, walk
 from cascade.pyramid import halve
+from cascade.seeds import sample_noise
 from cascade.stage import Stage, build
 from cascade.versions import versions
 
@@ -60,6 +62,12 @@ def test_an_arc_has_its_ends_its_radius_and_even_steps():
     assert (straight < 0.8 * path[5].norm(dim=1)).all()
 
 
+def decoded(cascade: Cascade, way: list[list[Tensor]], labels=None) -> list[Tensor]:
+    """The images of a path's noise, (shares, N, C, h, w) for every stage."""
+    frames = [cascade.decode_levels(noises, labels) for noises in way]
+    return [torch.stack(level) for level in zip(*frames, strict=True)]
+
+
 def test_an_arc_between_equal_or_opposite_noise():
     noise = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(spherical(noise, noise, 0.3), noise)
@@ -72,20 +80,22 @@ def test_an_arc_between_equal_or_opposite_noise():
 def test_a_path_begins_and_ends_at_real_images(pyramid, classes, bits):
     cascade, images = random_cascade(pyramid, classes, bits), random_images(8, bits)
     labels = [torch.arange(4), torch.arange(4) + 6] if classes else []
-    levels = between(cascade, images[:4], images[4:], [0, 0.5, 1], *labels)
+    way = between(cascade, images[:4], images[4:], [0, 0.5, 1], *labels)
+    levels = decoded(cascade, way, *labels[:1])
     assert [tuple(level.shape) for level in levels] == [(3, 4, 1, s, s) for s in (8, 16, 32)]
     for ends, place in ((images[:4], 0), (images[4:], 2)):
         for level, expected in zip(levels, cascade.levels(ends), strict=True):
             assert torch.equal(reduce_bits(level[place], bits), expected)
     assert not torch.equal(levels[-1][1], levels[-1][0])
-    same = between(cascade, images[:4], images[:4], [0.5], *labels[:1] * 2)
-    assert torch.equal(same[-1][0], images[:4])
+    (same,) = between(cascade, images[:4], images[:4], [0.5], *labels[:1] * 2)
+    assert torch.equal(cascade.decode(same, *labels[:1]), images[:4])
 
 
 def test_each_stage_is_given_the_rounded_image_below():
     """So the Haar cascade's images on the way are consistent in every pixel."""
     cascade, images = random_cascade("haar", 10), random_images(6)
-    levels = between(cascade, images[:3], images[3:], [0.2, 0.7], [1, 2, 3], [4, 5, 6])
+    way = between(cascade, images[:3], images[3:], [0.2, 0.7], [1, 2, 3], [4, 5, 6])
+    levels = decoded(cascade, way, [1, 2, 3])
     for low, high in itertools.pairwise(levels):
         assert torch.equal(halve(high, kind="haar"), low)
 
@@ -96,6 +106,25 @@ def test_labels_are_needed_only_where_a_stage_uses_them():
         between(random_cascade("haar", 10), images[:1], images[1:], [0.5])
     with pytest.raises(InputError, match="no stage"):
         between(random_cascade("haar", 0), images[:1], images[1:], [0.5], [1], [2])
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+@torch.no_grad()
+def test_what_was_drawn_is_scored_as_it_was_drawn(classes):
+    cascade, count = random_cascade("haar", classes), 3
+    labels = torch.arange(count) if classes else None
+    noises = [sample_noise(s.flow.shape, 0, i, 0, count) for i, s in enumerate(cascade.stages)]
+    columns, low, outside = 0, None, []
+    for stage, noise in zip(cascade.stages, noises, strict=True):
+        y = stage.run(stage.flow.decode, noise, low, labels)
+        outside.append((stage.coding.beyond(y) > 0).any())  # which rounding would move far
+        below = None if low is None else centre(low)
+        columns = columns + stage.flow.class_log_probs(y, below).double()
+        columns = columns - log_volume(y[0].numel())
+        low, _ = stage.coding.image(y, low)
+    assert any(outside)
+    expected = columns.logsumexp(1) - math.log(max(1, classes))
+    torch.testing.assert_close(cascade.drawn_log_prob(noises, labels), expected)
 
 
 @pytest.mark.parametrize("classes", [0, 10])

@@ -126,7 +126,9 @@ def draw_interpolation(args: argparse.Namespace) -> list[Row]:
     shares = [i / (args.steps - 1) for i in range(args.steps)]
     pairs = slice(0, 2 * num, 2), slice(1, 2 * num, 2)
     ends = [None if labels is None else labels[part] for part in pairs]
-    levels = between(cascade, *(images[part] for part in pairs), shares, *ends)
+    way = between(cascade, *(images[part] for part in pairs), shares, *ends)
+    frames = [cascade.decode_levels(noises, ends[0]) for noises in way]
+    levels = [torch.stack(level) for level in zip(*frames, strict=True)]
     names = [f"pair {n + 1}" for n in range(num)]
     if labels is not None:
         known = cascade.class_names
@@ -137,7 +139,7 @@ def draw_interpolation(args: argparse.Namespace) -> list[Row]:
         for n, name in enumerate(names)
     ]
     save_sheet(blocks, args.out)
-    nats = cascade.log_prob(levels[-1].flatten(0, 1), seed=args.seed).reshape(args.steps, num)
+    nats = torch.stack([cascade.drawn_log_prob(noises, ends[0]) for noises in way])
     bpd = bits_per_dim(nats, math.prod(cascade.shape))
     return [
         {"pair": n, "name": name, "share": share, "bpd": bpd[i, n].item()}
