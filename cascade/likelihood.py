@@ -24,9 +24,10 @@ BICUBIC = (
 )
 HAAR = (
     "The stages' sum is log P(image) itself, up to dequantisation: each stage's is bounded, so "
-    "bits/dim is an upper bound. That holds for the model of all integers. Its sampler clips what "
-    "no image can be, which adds mass to images at the border: for it the figure is a lower bound "
-    "on log P(image), and the share of samples that were clipped is the mass that moved."
+    "bits/dim is an upper bound. That holds for the model of all integers, images or not. The "
+    "sampler draws from another distribution: it clips what no image can be, in as many samples as "
+    "the line above says, and so adds mass to images at the border. For it, too, the figure is a "
+    "lower bound on log P(image)."
 )
 
 
@@ -97,8 +98,8 @@ def clip_rates(clipped: Tensor, names: Sequence[str]) -> dict[str, object]:
     """How often samples are clipped, from the shares of their values (samples, stages).
 
     ``samples`` is the share, ``of`` so many, that have any such value: the mass that a Haar
-    cascade's sampler moves onto the border of what images can be. ``values`` is the share of each
-    stage's values.
+    cascade's sampler moves onto the border of what images can be, and so how far its distribution
+    is from the one that is scored. ``values`` is the share of each stage's values.
     """
     return {
         "of": len(clipped),
