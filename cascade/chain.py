@@ -90,8 +90,11 @@ class Cascade:
     def tell(self, sigma: float) -> None:
         """Tell stages trained with ``augment.condition`` by how much low images are disturbed.
 
-        Until then they are told that it is 0. Raises `InputError` where no stage listens.
+        Until then they are told that it is 0. Raises `InputError` where no stage listens, and for
+        what is no deviation.
         """
+        if not 0 <= sigma < math.inf:
+            raise InputError(f"a sigma is a finite number not below 0, got {sigma}")
         listening = [stage for stage in self.stages if stage.config.augment.condition]
         if not listening:
             raise InputError("no stage of this cascade was trained with augment.condition=true")

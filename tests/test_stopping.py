@@ -106,3 +106,18 @@ def test_one_writer_a_folder(tmp_path):
         Lock(tmp_path / "stage")
     first.release()
     Lock(tmp_path / "stage").release()
+
+
+TOOLS = sorted(f.stem for f in (ROOT / "tools").glob("*.py") if "cli.run(main)" in f.read_text())
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_ctrl_c_during_the_imports_is_quiet(tmp_path, tool):
+    """A torch that interrupts its own import stands for a user who does."""
+    stop = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+    (tmp_path / "torch.py").write_text(stop)
+    done = subprocess.run(
+        [sys.executable, f"tools/{tool}.py"], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -39,7 +39,7 @@ def main() -> None:
     args = parse()
     cli.check_outputs([args.json], args.force)
     config = load_config(args.config, args.overrides)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(cli.device_of(args))
     if args.memory:
         operation = "backward" if args.memory == "training" else args.memory
         print(measure.peak_memory(ours(config, device, args.precision[0])[operation], device))

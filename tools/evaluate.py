@@ -24,6 +24,7 @@ from cascade.features import INCEPTION, MODES, FeatureNet, cleanfid_version, inc
 from cascade.images import ImageSource
 from cascade.pairs import Perceptual, pair_scores
 
+MOST = 1000  # temperatures of a sweep
 Row = dict[str, object]
 Advance = Callable[[int], None]
 
@@ -99,9 +100,11 @@ def settings(text: str) -> list[list[float]]:
         count = math.floor((last - first) / step + 1e-9)
     except (ValueError, ZeroDivisionError, OverflowError):
         count = -1
-    if count < 0:
-        raise InputError(f"a sweep is first:last:step such as 0.7:1.0:0.05, got {text}")
-    return [[round(first + i * step, 6)] for i in range(count + 1)]
+    if not 0 <= count < MOST:
+        raise InputError(
+            f"a sweep is first:last:step such as 0.7:1.0:0.05, of at most {MOST} steps, got {text}"
+        )
+    return [cli.temperatures(str(round(first + i * step, 6))) for i in range(count + 1)]
 
 
 def feature_net(args: argparse.Namespace) -> FeatureNet:

@@ -34,6 +34,7 @@ def main() -> None:
         fleet.show(found) if args.dry_run else fleet.train(found)
         return
     config = load_config(args.config, args.overrides)
+    cli.check_outputs([args.json], force=True)  # here --force is about the stage
     if args.dry_run:
         cli.say(description(config))
         return
