@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import shlex
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from cascade.config import StageConfig
 from cascade.files import whole
 from cascade.images import ImageSource
+from cascade.metrics import read_metrics
 from cascade.watch import HeldOut
 from stages import Flow
 
@@ -57,14 +57,14 @@ accelerate launch tools/train.py {command}
 ```
 """
     with whole(folder / "README.md") as aside:
-        aside.write_text(text)
+        aside.write_text(text, encoding="utf-8")
 
 
 def _training(config: StageConfig, source: ImageSource) -> dict[str, str]:
     """What it was trained on, how, and with which packages, by name."""
     data, train, augment = config.data, config.train, config.augment
-    log = Path(config.out) / "metrics.jsonl"
-    rows = [json.loads(row) for row in log.read_text().splitlines()] if log.is_file() else []
+    folder = Path(config.out)
+    rows = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
     skipped = max((row.get("skipped", 0) for row in rows), default=0)
     images = f"{len(source):,} images, SHA-256 {data.fingerprint[:16]}"
     facts = {

@@ -68,7 +68,7 @@ class Cascade:
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of labels: numbers where training knew no names."""
         known = next((s.config.data.classes for s in self.stages if s.classes), [])
-        return list(known) or [str(label) for label in range(self.classes)]
+        return [*known, *map(str, range(len(known), self.classes))]
 
     @classmethod
     def load(

@@ -64,6 +64,15 @@ LEAST = {
     "train.validate_images": 1,
 }
 
+MOST = {
+    "data.size": 2**16,
+    "model.levels": 16,
+    "model.steps": 10_000,
+    "model.transition_steps": 10_000,
+    "model.encoder_blocks": 10_000,
+    "model.classes": 2**20,
+}
+
 
 def check_resumable(old: StageConfig, new: StageConfig) -> None:
     """Raise `InputError` where a stage's saved state is of another model, data set or optimiser."""
@@ -118,6 +127,10 @@ def check(config: StageConfig) -> None:
         value = _value(config, key)
         if value is not None and value < least:
             raise InputError(f"{key} must be at least {least}, got {value}")
+    for key, most in MOST.items():
+        value = _value(config, key)
+        if value is not None and value > most:
+            raise InputError(f"{key} must be at most {most}, got {value}")
     data, train = config.data, config.train
     for key, fits, must in (
         ("data.bits", data.bits <= 8, "be at most 8"),

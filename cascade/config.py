@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from cascade.checks import check
 from cascade.files import whole
+from cascade.yamls import first_line, read_yaml
 from stages import InputError, Remark
 
 
@@ -137,9 +138,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
         if "=" not in override:
             raise InputError(f"{override!r} is not of the form key=value")
     try:
-        given, changes = OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
-        if OmegaConf.select(changes, "augment.sigma") is not None and given.get("augment"):
-            given.augment.pop("sigma", None)  # a schedule is replaced, not added to
+        given, changes = read_yaml(path), OmegaConf.from_dotlist(list(overrides))
+        augment, sigma = given.get("augment"), OmegaConf.select(changes, "augment.sigma")
+        if sigma is not None and isinstance(augment, DictConfig):
+            augment.pop("sigma", None)  # a schedule is replaced, not added to
         given = OmegaConf.merge(given, changes)
         if OmegaConf.select(given, "train.precision") is False:
             given.train.precision = "no"  # which YAML reads as a truth value
@@ -148,12 +150,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
             raise InputError(f"{path}: model.kind must be one of {', '.join(KINDS)}, got {kind!r}")
         schema = OmegaConf.structured(StageConfig(model=KINDS[kind]()))
         config = OmegaConf.to_object(OmegaConf.merge(schema, given))
+    except InputError:
+        raise
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"no configuration file {path}") from None
     except (ConfigKeyError, MissingMandatoryValue) as error:
         raise InputError(f"{path}: {_explain(error, kind)}") from None
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: {first_line(error)}") from None
     check(config)
     _leave_out_what_is_idle(config, path)
     return config

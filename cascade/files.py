@@ -10,28 +10,44 @@ from pathlib import Path
 
 from stages import InputError
 
+# how to open a table to write: the names of files in it may be any bytes
+CSV = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+
 
 @contextmanager
 def whole(file: str | Path) -> Iterator[Path]:
-    """A path aside to write to; on success it is flushed to disk and renamed to ``file``."""
+    """A path aside to write to; on success it is flushed to disk and renamed to ``file``.
+
+    Raises `OSError` that names ``file`` where it cannot be written, on a full disk for instance.
+    """
     file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(file)
-    try:
-        yield aside
-        with open(aside, "rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        aside.chmod(0o666 & ~umask)
-        os.replace(aside, file)
-        folder = os.open(file.parent, os.O_RDONLY)
+    with naming(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.fsync(folder)  # or the new name may not outlast a power cut
+            yield aside
+            with open(aside, "rb") as written:
+                os.fsync(written.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            aside.chmod(0o666 & ~umask)
+            os.replace(aside, file)
+            folder = os.open(file.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # or the new name may not outlast a power cut
+            finally:
+                os.close(folder)
         finally:
-            os.close(folder)
-    finally:
-        aside.unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(file: str | Path) -> Iterator[None]:
+    """Errors of the operating system inside become one that says which file was to be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 def _aside(file: Path) -> Path:

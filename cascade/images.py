@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-import zlib
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from cascade.decode import UNREADABLE, decode, fitted
+from cascade.npz import read_npz
 from cascade.seeds import image_digest
 from stages import InputError, Remark
 
@@ -174,14 +174,15 @@ def _shown(file: Path) -> str:
     return " ".join(os.fsencode(file).decode(errors="replace").splitlines())
 
 
+MOST_CLASSES = 2**20  # that labels may tell apart; a bound for what is no label at all
+
+
 def open_npz(file: Path, channels: int, resize: int | None = None) -> ArrayImages:
     """``images`` (N, H, W[, C]) uint8, and ``labels`` (N,) and ``classes`` where present."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays.get("labels")
-            classes = [str(name) for name in arrays.get("classes", [])]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error) as error:
-        raise InputError(f"cannot read {file}: {error}; it needs an array 'images'") from None
+    arrays = read_npz(file, ("images", "labels", "classes"))
+    if "images" not in arrays:
+        raise InputError(f"cannot read {file}: it needs an array 'images'")
+    images, labels = arrays["images"], arrays.get("labels")
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
@@ -194,7 +195,8 @@ def open_npz(file: Path, channels: int, resize: int | None = None) -> ArrayImage
     if resize:
         images = np.stack([_resized(image, resize) for image in images])
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return ArrayImages(pixels, _checked_labels(file, labels, len(pixels)), classes)
+    labels = _checked_labels(file, labels, len(pixels))
+    return ArrayImages(pixels, labels, _checked_classes(file, arrays.get("classes"), labels))
 
 
 def _resized(image: np.ndarray, size: int) -> np.ndarray:
@@ -205,9 +207,29 @@ def _resized(image: np.ndarray, size: int) -> np.ndarray:
 def _checked_labels(file: Path, labels: np.ndarray | None, count: int) -> Tensor | None:
     if labels is None:
         return None
-    if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise InputError(
-            f"{file}: labels must be {count} whole numbers from 0, "
-            f"got {labels.dtype} {labels.shape}"
+            f"{file}: labels must be {count} whole numbers, got {labels.dtype} {labels.shape}"
+        )
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= MOST_CLASSES:
+        raise InputError(
+            f"{file}: labels must lie in 0 to {MOST_CLASSES - 1}, they go from {least} to {most}"
         )
     return torch.from_numpy(labels.astype(np.int64))
+
+
+def _checked_classes(file: Path, names: np.ndarray | None, labels: Tensor | None) -> list[str]:
+    """The classes' names: none, or different ones, as many at least as the labels need."""
+    if names is None or not names.size:
+        return []
+    if names.ndim != 1:
+        raise InputError(f"{file}: classes must be a list of names, got an array {names.shape}")
+    classes = [str(name) for name in names]
+    if again := [name for name, count in Counter(classes).items() if count > 1]:
+        raise InputError(f"{file}: classes must have different names, {again[0]!r} is given twice")
+    if labels is not None and int(labels.max()) >= len(classes):
+        raise InputError(
+            f"{file}: classes names {len(classes)} classes, labels go up to {int(labels.max())}"
+        )
+    return classes

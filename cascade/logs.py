@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from PIL import Image
 
 from cascade.config import StageConfig
-from cascade.files import finite, whole
+from cascade.files import finite, naming, whole
+from cascade.metrics import parsed
 from stages import InputError
 
 
@@ -34,7 +35,7 @@ class Log:
 
     def _rewind(self, step: int) -> None:
         """Drop rows after a step, which will be written again, and one that was cut off."""
-        rows = self.file.read_text().splitlines(keepends=True)
+        rows = self.file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         kept = [row for row in rows if _step(row) <= step]
         with whole(self.file) as aside:
             aside.write_text("".join(kept))
@@ -42,7 +43,7 @@ class Log:
     def write(self, row: Mapping[str, object]) -> None:
         """Add a row, which has a ``step``."""
         if self.accelerator.is_main_process:
-            with open(self.file, "a") as file:
+            with naming(self.file), open(self.file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(finite(row), allow_nan=False) + "\n")
             numbers = {k: v for k, v in row.items() if isinstance(v, float | int) and k != "step"}
             self.accelerator.log(numbers, step=row["step"])
@@ -60,10 +61,8 @@ class Log:
 
 def _step(row: str) -> float:
     """The step of a row; beyond all steps where it was cut off or damaged."""
-    try:
-        return json.loads(row)["step"] if row.endswith("\n") else float("inf")
-    except (ValueError, TypeError, KeyError):
-        return float("inf")
+    found = parsed(row)
+    return float("inf") if found is None else found["step"]
 
 
 FORMAT = {"tensorboard": {"dataformats": "NHWC"}}

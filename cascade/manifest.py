@@ -10,10 +10,10 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from cascade.config import StageConfig, load_config
 from cascade.files import whole
+from cascade.yamls import first_line, read_yaml
 from stages import InputError
 
 MANIFEST = "cascade.yaml"
@@ -49,13 +49,15 @@ def _listed(folder: Path) -> Listing:
     if not manifest.is_file():
         raise InputError(f"{folder} holds neither {MANIFEST} nor a trained stage")
     try:
-        listed = OmegaConf.to_container(OmegaConf.load(manifest))
-    except (OmegaConfBaseException, YAMLError, OSError) as error:
-        raise InputError(f"cannot read {manifest}: {str(error).splitlines()[0]}") from None
-    names = listed.get("stages") if isinstance(listed, dict) else None
+        listed = OmegaConf.to_container(read_yaml(manifest))
+    except (InputError, OmegaConfBaseException, OSError) as error:
+        raise InputError(f"cannot read {manifest}: {first_line(error)}") from None
+    names, shared = listed.get("stages"), listed.get("pyramid")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise InputError(f"{manifest} must hold 'stages: [base, ...]', a list of stage folders")
-    return Listing(names, listed.get("pyramid"))
+    if not isinstance(shared, str | None):
+        raise InputError(f"{manifest} must name one pyramid, got {shared!r}")
+    return Listing(names, shared)
 
 
 def check_order(stages: Sequence[tuple[str, StageConfig]], pyramid: str | None = None) -> None:

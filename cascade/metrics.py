@@ -31,8 +31,20 @@ def read_metrics(stage: Path) -> list[dict[str, object]]:
     file = stage / "metrics.jsonl"
     if not file.is_file():
         raise InputError(f"{stage} is not a stage folder: it has no metrics.jsonl")
-    lines = file.read_text(errors="replace").splitlines(keepends=True)
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    rows = [parsed(line) for line in lines if line.endswith("\n")]
+    if None in rows:
+        raise InputError(f"{file} is damaged: its line {rows.index(None) + 1} is no row of figures")
+    return rows
+
+
+def parsed(line: str) -> dict[str, object] | None:
+    """The row that a line of `metrics.jsonl` holds; None where it is cut off or damaged."""
     try:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
-        raise InputError(f"{file} is damaged: {error}") from None
+        row = json.loads(line) if line.endswith("\n") else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    figures = [value for name, value in row.items() if name not in ("phase", "images")]
+    return row if all(isinstance(value, float | int | None) for value in figures) else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from cascade.files import whole
+from cascade.files import CSV, whole
 from cascade.images import ImageSource
 from cascade.likelihood import Report
 
@@ -35,7 +35,7 @@ class Records:
         report = self.report
         labels = [""] * len(self.names) if self.labels is None else self.labels.tolist()
         figures = (report.nats.tolist(), report.nats.sum(1).tolist(), report.image_bpd.tolist())
-        with whole(file) as aside, open(aside, "w", newline="") as out:
+        with whole(file) as aside, open(aside, "w", **CSV) as out:
             writer = csv.writer(out)
             stages = [f"nats_{name}" for name in report.names]
             writer.writerow(["index", "file", "label", *stages, "nats", "bpd"])

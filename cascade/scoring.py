@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from torch import Tensor
 from cascade.chain import Cascade
 from cascade.chunks import CHUNK
 from cascade.codecs import SETTINGS, file_bpd
+from cascade.files import naming
 from cascade.finite import NotFinite
 from cascade.images import ImageSource
+from cascade.lock import Lock
 from stages import InputError
 
 
@@ -62,39 +65,62 @@ class Journal:
     def open(self, resume: bool, force: bool, state: PartialState) -> list[Row]:
         """Rows of an interrupted run. `InputError` where there are some and neither is wanted."""
         with state.main_process_first():
-            if self.folder.exists() and state.is_main_process:
-                if not resume and not force:
-                    raise InputError(
-                        f"{self.folder} holds an interrupted run: --resume continues it, "
-                        "--force starts anew"
-                    )
-                if not resume:
-                    shutil.rmtree(self.folder)
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if state.is_main_process:
+                self._take(resume, force)
         rows = [row for file in sorted(self.folder.glob("*.jsonl")) for row in self._read(file)]
         state.wait_for_everyone()
         self.file = self.folder / f"{len(rows)}-{state.process_index}.jsonl"
-        self.file.write_text(json.dumps(self.header) + "\n")
+        with naming(self.file):
+            self.file.write_text(self._sealed(self.header))
         return list({row.index: row for row in rows}.values())
 
+    def _take(self, resume: bool, force: bool) -> None:
+        """Keep other runs out; rows of an earlier one are left where it is resumed."""
+        if self.folder.exists() and not resume and not force:
+            raise InputError(
+                f"{self.folder} holds an interrupted run: --resume continues it, "
+                "--force starts anew"
+            )
+        with naming(self.folder):
+            self.lock = Lock(self.folder, "written")
+        if not resume:
+            for file in self.folder.glob("*.jsonl"):
+                file.unlink()
+
     def _read(self, file: Path) -> Iterator[Row]:
-        first, *lines = file.read_text().split("\n")[:-1] or [""]  # what has no end is half written
-        if first and json.loads(first) != self.header:
+        lines = file.read_bytes().split(b"\n")[:-1]  # what has no end is half written
+        header, *rows = [self._opened(line, file) for line in lines] or [self.header]
+        if header != self.header:
             raise InputError(
                 f"{self.folder} was begun with other weights, data or settings; --force starts anew"
             )
-        yield from (Row(**json.loads(line)) for line in lines)
+        yield from (Row(**row) for row in rows)
+
+    @staticmethod
+    def _sealed(value: object) -> str:
+        """A line: a value as JSON, after its checksum."""
+        text = json.dumps(value)
+        return f"{zlib.crc32(text.encode()):08x} {text}\n"
+
+    @staticmethod
+    def _opened(line: bytes, file: Path) -> object:
+        """The value of a line; `InputError` where it is not what was written."""
+        checksum, _, text = line.partition(b" ")
+        if checksum != f"{zlib.crc32(text):08x}".encode():
+            raise InputError(f"{file} is damaged; --force starts anew")
+        return json.loads(text)
 
     def add(self, rows: list[Row]) -> None:
         """Append rows, on disk before this returns."""
-        with open(self.file, "a") as out:
-            out.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+        with naming(self.file), open(self.file, "a") as out:
+            out.writelines(self._sealed(asdict(row)) for row in rows)
             out.flush()
             os.fsync(out.fileno())
 
     def remove(self) -> None:
         """Delete the journal, once its result is safe."""
         shutil.rmtree(self.folder)
+        self.lock.release()
 
 
 def score_source(

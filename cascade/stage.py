@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -19,14 +20,46 @@ from cascade.coding import Coding, coding
 from cascade.config import GlowModel, StageConfig, load_config
 from cascade.dequantise import centre
 from cascade.files import whole
+from cascade.yamls import first_line
 from stages import Flow, InputError, glow, srflow
 
+OTHER = "weights of another architecture than the configuration describes"
+DEPTHS = ("levels", "steps", "transition_steps", "encoder_blocks")  # at most a tensor each
+WIDTHS = ("width", "classes", "encoder_features", "encoder_growth")  # at most a value each
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 NOT_OF_THE_FLOW = ("kind", "pyramid", "class_weight", "class_loss")
 
 
 def build(config: StageConfig) -> Flow:
-    """The flow a configuration describes, with fresh weights."""
+    """The flow a configuration describes, with fresh weights.
+
+    Raises `InputError` where the machine's memory does not hold them.
+    """
+    needed = sum(weights.nbytes for weights in outline(config).parameters())
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"the weights that {config.out} asks for take {needed / 2**30:,.1f} GiB of memory, "
+            f"{free / 2**30:,.1f} GiB are free"
+        )
+    return _built(config)
+
+
+def outline(config: StageConfig) -> Flow:
+    """The flow a configuration describes, with shapes in place of weights, which take no memory.
+
+    Raises `InputError` for shapes that no tensor can have.
+    """
+    try:
+        with torch.device("meta"):
+            return _built(config)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        raise InputError(
+            f"no flow is as large as {config.out} asks for: {first_line(error)}"
+        ) from None
+
+
+def _built(config: StageConfig) -> Flow:
     model, data = config.model, config.data
     options = {f.name: getattr(model, f.name) for f in fields(model)}
     options = {key: value for key, value in options.items() if key not in NOT_OF_THE_FLOW}
@@ -135,9 +168,10 @@ def load_stage(
         raise InputError(f"no stage folder {folder}")
     if not weights.is_file():
         raise InputError(f"stage folder {folder} has no model.safetensors; train the stage first")
-    config = load_config(folder / "config.yaml")
-    flow = build(config)
-    load_weights(flow, read_tensors(weights), weights)
+    config, tensors = load_config(folder / "config.yaml"), read_tensors(weights)
+    check_architecture(config, tensors, weights)
+    flow = _built(config)
+    load_weights(flow, tensors, weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     flow = flow.to(device, DTYPES[dtype]).eval()
     return Stage(folder.resolve().name, config, flow, digest, dtype == "bfloat16")
@@ -161,12 +195,29 @@ def with_sigma(low: Tensor, sigma: Tensor) -> Tensor:
 
 def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Copy ``tensors`` into a module; `InputError` where they are of another architecture."""
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError:
-        raise InputError(
-            f"{source} holds weights of another architecture than the configuration describes"
-        ) from None
+    if _kinds(module.state_dict()) != _kinds(tensors):
+        raise InputError(f"{source} holds {OTHER}")
+    module.load_state_dict(tensors)
+
+
+def check_architecture(config: StageConfig, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Raise `InputError` unless ``tensors`` are the weights of a configuration's flow.
+
+    Whatever the configuration asks for, this takes no more memory and time than the weights that
+    came with it: their shapes are compared with those of a flow without values.
+    """
+    values = sum(tensor.numel() for tensor in tensors.values())
+    for key in (*DEPTHS, *WIDTHS):
+        asked = getattr(config.model, key, 0)
+        if asked > (len(tensors) if key in DEPTHS else values):
+            raise InputError(f"{source} holds {OTHER}: model.{key} is {asked}")
+    if _kinds(outline(config).state_dict()) != _kinds(tensors):
+        raise InputError(f"{source} holds {OTHER}")
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, bool]]:
+    """Shapes, and whether values have fractions, by name."""
+    return {name: (t.shape, t.is_floating_point()) for name, t in tensors.items()}
 
 
 def weights_digest(module: torch.nn.Module) -> str:
@@ -192,4 +243,4 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
         try:
             save_file(clones, aside)
         except SafetensorError as error:  # a full disk, say
-            raise OSError(f"cannot write {file}: {error}") from None
+            raise OSError(str(error)) from None

@@ -53,9 +53,25 @@ def load_state(
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in parts["optimizer"].items():
         index, _, name = key.partition("/")
-        like = parameters[int(index)] if value.dim() else value
-        moments.setdefault(int(index), {})[name] = torch.empty_like(like).copy_(value)
+        place = int(index) if index.isdecimal() else len(parameters)
+        like = parameters[place] if place < len(parameters) and value.dim() else value
+        if place >= len(parameters) or like.shape != value.shape:
+            raise InputError(f"{file} holds {key} of the optimiser, which fits no parameter")
+        moments.setdefault(place, {})[name] = torch.empty_like(like).copy_(value)
+    if len({frozenset(moment) for moment in moments.values()}) > 1:
+        raise InputError(f"{file} lacks some of the optimiser's moments")
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _count(tensors: Mapping[str, Tensor], name: str) -> int | float:
+    """A count of a state; `InputError` where it is missing, or none. All but ``best`` are whole."""
+    tensor = tensors.get(f"count/{name}", torch.empty(0))
+    value = tensor.item() if tensor.numel() == 1 else -1
+    if name == "best":
+        return float(value)
+    if not 0 <= value < 2**53 or value != int(value):
+        raise InputError(f"it does not say the {name} it is of")
+    return int(value)
 
 
 class States:
@@ -73,7 +89,7 @@ class States:
         """The states, newest first, but for those found damaged."""
         return sorted(set(self.folder.glob("step-*.safetensors")) - self.damaged, reverse=True)
 
-    def newest(self) -> tuple[Path, dict[str, Tensor], dict[str, float]] | None:
+    def newest(self) -> tuple[Path, dict[str, Tensor], dict[str, int | float]] | None:
         """The newest state that can be read: file, tensors, counts; None where there is none.
 
         Warns of those that cannot. Raises `InputError` if there are states but none is readable.
@@ -82,8 +98,8 @@ class States:
         for file in files:
             try:
                 tensors = read_tensors(file)
-                counts = {name: tensors[f"count/{name}"].item() for name in COUNTS}
-            except (InputError, KeyError) as error:
+                counts = {name: _count(tensors, name) for name in COUNTS}
+            except InputError as error:
                 self.damaged.add(file)
                 remark = f"{file} cannot be used ({error}); going back to the state before it"
                 warnings.warn(remark, Remark, stacklevel=2)

@@ -14,6 +14,7 @@ from yaml import YAMLError
 from cascade.chain import Cascade
 from cascade.config import load_config
 from cascade.metrics import read_metrics
+from cascade.yamls import first_line, read_yaml
 from stages import InputError
 
 PART = re.compile(r"(Glow|SRF)(CC)?(\d+)(?:\((\d*\.?\d+)\))?")
@@ -125,14 +126,16 @@ def load_table(file: str | Path, overrides: Sequence[str] = ()) -> Table:
     try:
         given = OmegaConf.merge(
             OmegaConf.structured(Table),
-            OmegaConf.load(file),
+            read_yaml(file),
             OmegaConf.from_dotlist(list(overrides)),
         )
         table = OmegaConf.to_object(given)
+    except InputError:
+        raise
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"no table {file}") from None
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise InputError(f"{file}: {str(error).splitlines()[0]}") from None
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
+        raise InputError(f"{file}: {first_line(error)}") from None
     for row in table.rows:
         if any(part.conditional for part in parts(row.name)) and not table.classes:
             raise InputError(f"{file}: {row.name} is class-conditional, but classes is 0")

@@ -75,6 +75,7 @@ class Trainer:
         self.skipped = self.in_a_row = 0  # steps whose gradient was not finite
         self.replaced: list[Tensor] = []  # shares of rows replaced, since they were last logged
         self.average = None
+        self.listed = False  # whether the folder above was told of this stage
         torch.manual_seed(config.seed)
         flow = self._agree(lambda: build(config))
         self.loss = StageLoss(flow).to(self.accelerator.device)
@@ -157,16 +158,18 @@ class Trainer:
             raise InputError(f"{self.out} holds a trained stage; use another out=, or --force")
         before = load_config(self.out / "config.yaml")
         check_resumable(before, self.config)
-        self._enter(self.phases[int(counts["phase"])])
+        if not 0 <= counts["phase"] < len(self.phases):
+            raise InputError(f"{file} is not a state of this run: its phase is {counts['phase']}")
+        self._enter(self.phases[counts["phase"]])
         load_state(tensors, file, self._modules, self.optimizer)
         if self.phase.name == "frozen":
             self.frozen = weights_digest(self.loss.flow.encoder)
         if counts["step"] > self.steps:
             raise InputError(
-                f"{self.out} has reached step {counts['step']:.0f}, train.steps asks for "
+                f"{self.out} has reached step {counts['step']}, train.steps asks for "
                 f"{self.steps}; use another out=, or --force to start anew"
             )
-        self.step, self.skipped = int(counts["step"]), int(counts["skipped"])
+        self.step, self.skipped = counts["step"], counts["skipped"]
         self.best = counts["best"]
 
     def _enter(self, phase: Phase) -> None:
@@ -403,10 +406,12 @@ class Trainer:
             self.states.prune()
 
     def _publish(self) -> None:
-        """Write the weights to use, and list the stage in the cascade beside it."""
+        """Write the weights to use; the first time, list the stage in the cascade beside it."""
         if self.phase.name != "encoder":
             write_tensors(self.flow.state_dict(), self.out / "model.safetensors")
-            register(self.out)
+            if not self.listed:
+                register(self.out)
+                self.listed = True
 
 
 def _lost_a_process(error: RuntimeError) -> bool:

@@ -46,7 +46,7 @@ class RRDB(Net):
 
 def tapped_blocks(blocks: int) -> list[int]:
     """Up to four evenly spaced blocks whose outputs are features too: 23 → 1, 8, 15, 22."""
-    spread = torch.linspace(min(1, blocks - 1), blocks - 1, 4)
+    spread = torch.linspace(min(1, blocks - 1), blocks - 1, 4, device="cpu")
     return sorted({round(i) for i in spread.tolist()})
 
 

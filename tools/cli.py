@@ -187,7 +187,7 @@ def check_picture(file: str | None) -> None:
 def write_json(result: dict[str, object], file: str) -> None:
     """Write a tool's result, whole or not at all."""
     with whole(file) as aside:
-        aside.write_text(json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
+        aside.write_text(json.dumps(finite(result), indent=2, allow_nan=False) + "\n", "utf-8")
 
 
 def positive(text: str) -> int:

@@ -14,7 +14,7 @@ import studies
 
 from cascade import InputError
 from cascade.data import SPLITS
-from cascade.files import whole
+from cascade.files import CSV, whole
 
 STILL, MOVING = (".png", ".pdf", ".svg"), (".gif", ".webp")
 FIGURES = {
@@ -58,7 +58,7 @@ def main() -> None:
     cli.check_outputs([args.out, numbers], args.force)
     draw, _ = FIGURES[args.figure]
     rows = draw(args)
-    with whole(numbers) as aside, open(aside, "w", newline="") as file:
+    with whole(numbers) as aside, open(aside, "w", **CSV) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -134,6 +134,11 @@ def label_treatment(
     counts = next((s.config.data.counts for s in cascade.stages if s.config.data.counts), None)
     if counts is None:
         raise InputError("--prior empirical, but the stages do not know their training labels")
+    if len(counts) != cascade.classes or min(counts) < 0 or not sum(counts):
+        raise InputError(
+            f"--prior empirical, but data.counts of the stages' config.yaml does not count the "
+            f"images of {cascade.classes} classes: {len(counts)} numbers, {sum(counts)} images"
+        )
     return "marginal", tuple(count / sum(counts) for count in counts)
 
 

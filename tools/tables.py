@@ -45,7 +45,7 @@ def main() -> None:
     missing = [part for part in stages(table) if not part.trained(table)]
     if args.train and not train(missing, table, state):
         return
-    entries = [] if args.force or not known.exists() else json.loads(known.read_text())
+    entries = [] if args.force or not known.exists() else read_entries(known)
     scored: dict[str, list[Entry]] = {}
     for row in table.rows:
         if all(part.trained(table) for part in parts(row.name)):
@@ -56,7 +56,7 @@ def main() -> None:
     if not state.is_main_process:
         return
     if scored:
-        cli.say(out.read_text())
+        cli.say(out.read_text("utf-8"))
         cli.say(f"{out} holds the table, {known} every score")
     undone = [part for part in missing if not part.trained(table)]
     if undone:
@@ -64,6 +64,17 @@ def main() -> None:
             f"{len(table.rows) - len(scored)} of {len(table.rows)} rows lack a trained stage; "
             f"pass --train, or train {len(undone)} stages, first: {command(undone[0], table)}"
         )
+
+
+def read_entries(known: Path) -> list[Entry]:
+    """The scores that earlier runs found."""
+    try:
+        found = json.loads(known.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise InputError(f"{known} is damaged: it holds no list of scores; --force scores again")
+    return found
 
 
 def parse() -> argparse.Namespace:
@@ -202,7 +213,7 @@ def replaced(row: Row, table: Table) -> float | None:
 
 def write(text: str, file: Path) -> None:
     with whole(file) as aside:
-        aside.write_text(text)
+        aside.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":
