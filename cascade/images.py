@@ -209,12 +209,14 @@ def _checked_labels(file: Path, labels: np.ndarray | None, count: int) -> Tensor
         return None
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise InputError(
-            f"{file}: labels must be {count} whole numbers, got {labels.dtype} {labels.shape}"
+            f"{file}: labels must be {count} whole numbers from 0, "
+            f"got {labels.dtype} {labels.shape}"
         )
     least, most = int(labels.min()), int(labels.max())
     if least < 0 or most >= MOST_CLASSES:
         raise InputError(
-            f"{file}: labels must lie in 0 to {MOST_CLASSES - 1}, they go from {least} to {most}"
+            f"{file}: labels must be {count} whole numbers from 0 to {MOST_CLASSES - 1}, "
+            f"they go from {least} to {most}"
         )
     return torch.from_numpy(labels.astype(np.int64))
 

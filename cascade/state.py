@@ -66,7 +66,7 @@ def load_state(
 def _count(tensors: Mapping[str, Tensor], name: str) -> int | float:
     """A count of a state; `InputError` where it is missing, or none. All but ``best`` are whole."""
     tensor = tensors.get(f"count/{name}", torch.empty(0))
-    value = tensor.item() if tensor.numel() == 1 else -1
+    value = tensor.item() if tensor.numel() == 1 and not tensor.is_complex() else -1
     if name == "best":
         return float(value)
     if not 0 <= value < 2**53 or value != int(value):

@@ -42,8 +42,8 @@ class Finished:
     stderr: str
 
 
-def run_tool(tool: str, *words: object) -> Finished:
-    """Run tools/TOOL.py in this process, from the repository's folder, as a command line would."""
+def run_tool(tool: str, *words: object, cwd: Path = ROOT) -> Finished:
+    """Run tools/TOOL.py in this process, from a folder, as a command line would."""
     folder = str(ROOT / "tools")
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
@@ -51,7 +51,7 @@ def run_tool(tool: str, *words: object) -> Finished:
         redirect_stderr(err),
         patch.object(sys, "argv", [tool, *map(str, words)]),
         patch.object(sys, "path", [folder, *sys.path]),
-        chdir(ROOT),
+        chdir(cwd),
     ):
         try:
             runpy.run_path(f"{folder}/{tool}.py", run_name="__main__")
@@ -116,4 +116,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=3, help="how often tests/test_kill.py kills a training run"
+    )
+    parser.addoption(
+        "--inputs", type=int, help="how many inputs, drawn by chance, tests/test_fuzz.py tries"
     )

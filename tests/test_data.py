@@ -1,5 +1,8 @@
 """Data sources: splits that never overlap, and bad files that are named."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -145,13 +148,18 @@ def test_npz(tmp_path):
     assert np.array_equal(source.pixels[:, 0].numpy(), images)
     with pytest.raises(InputError, match="1 channels, the stage 3"):
         open_images(str(file), "all", 3)
+    labelled = {"images": images, "labels": np.arange(20) % 3}
     for arrays, message in (
         ({"pixels": images}, "needs an array 'images'"),
         ({"images": images / 255}, "must be uint8"),
         ({"images": images, "labels": np.arange(3)}, "labels must be 20 whole numbers from 0"),
         ({"images": images, "labels": np.full(20, -1)}, "labels must be 20 whole numbers from 0"),
         ({"images": images, "labels": np.full(20, "a")}, "labels must be 20 whole numbers from 0"),
+        ({"images": images, "labels": np.full(20, 2**63, np.uint64)}, "they go from 922337203685"),
         ({"images": np.array([{}, {}], dtype=object)}, "cannot read"),
+        ({**labelled, "classes": ["a", "a", "b"]}, "different names, 'a' is given twice"),
+        ({**labelled, "classes": ["a", "b"]}, "names 2 classes, labels go up to 2"),
+        ({**labelled, "classes": [["a", "b", "c"]]}, "classes must be a list of names"),
     ):
         np.savez(file, **arrays)
         with pytest.raises(InputError, match=message):
@@ -161,6 +169,20 @@ def test_npz(tmp_path):
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(InputError, match="cannot read"):
         open_images(str(file), "all", 1)
+
+
+def test_a_header_is_believed_no_further_than_its_file(tmp_path):
+    def images_of(count):
+        header = io.BytesIO()
+        fields = {"descr": "|u1", "fortran_order": False, "shape": (count, 32, 32)}
+        np.lib.format.write_array_header_1_0(header, fields)
+        return header.getvalue() + b"abc"
+
+    for count, message in ((10**9, "claims to hold uint8"), (10**30, "claims to hold")):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            archive.writestr("images.npy", images_of(count))
+        with pytest.raises(InputError, match=message):
+            open_images(str(tmp_path / "a.npz"), "all", 1)
 
 
 def test_an_empty_split_says_why(tmp_path):

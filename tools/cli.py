@@ -148,8 +148,10 @@ def check_outputs(files: Sequence[str | None], force: bool) -> None:
 
     None may exist already, but for ``force``; no two may be the same file, or one within another.
     """
-    given = [file for file in files if file]
+    given = [file for file in files if file is not None]
     for file in given:
+        if not Path(file).name:
+            raise InputError(f"{file!r} is no file's name: nothing can be written to it")
         if os.path.lexists(file) and not Path(file).is_file():
             raise InputError(f"{file} is not a file: nothing can be written to it")
         if Path(file).exists() and not force:
@@ -180,7 +182,10 @@ def check_memory(needed: int, what: str) -> None:
 
 def check_picture(file: str | None) -> None:
     """Raise `InputError` unless a file's name is that of a picture that can be written."""
-    if file and Image.registered_extensions().get(Path(file).suffix.lower()) not in Image.SAVE:
+    if (
+        file is not None
+        and Image.registered_extensions().get(Path(file).suffix.lower()) not in Image.SAVE
+    ):
         raise InputError(f"{file} is not a picture's file name, such as grid.png")
 
 
