@@ -4,7 +4,7 @@ CONFIGS := configs/mnist5k-haar
 RUN := runs/mnist5k-haar
 DATA := mnist5k
 
-.PHONY: demo test lint
+.PHONY: demo test lint fuzz soak
 
 demo: .venv/installed
 	$(BIN)/python tools/train.py --all $(CONFIGS)
@@ -14,6 +14,14 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# a quarter of an hour: other inputs every time, and how many were read and refused
+fuzz: .venv/installed
+	$(BIN)/python -m pytest tests/test_fuzz.py -s --inputs 2000
+
+# most of an hour: kills at random moments
+soak: .venv/installed
+	$(BIN)/python -m pytest tests/test_kill.py -s --kills 200
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -460,8 +460,9 @@ def test_metrics(fuzz):
 
 
 WORDS = st.sampled_from(
-    " 0 -1 1 2 16 nan inf 1e38 0.8 0.8,0.9 2,1 3,7,3,1 a a.png a.npz sub/a.json cpu meta cuda:99 "
-    "given all = [ {".split(" ")
+    ["", "0", "-1", "1", "2", "16", "nan", "inf", "1e38", "0.8", "0.8,0.9", "2,1", "3,7,3,1"]
+) | st.sampled_from(
+    ["a", "a.png", "a.npz", "sub/a.json", "cpu", "meta", "cuda:99", "given", "all", "=", "[", "{"]
 )
 WORDS |= st.text(
     st.characters(exclude_characters="\0/", exclude_categories=["Cs", "Nd"]), max_size=4
