@@ -173,22 +173,29 @@ def as_yaml(value: object) -> bytes:
     return yaml.dump(value, allow_unicode=False).encode()
 
 
-def changed(base: dict, keys: list[str]) -> st.SearchStrategy[bytes]:
+def like(value: object) -> st.SearchStrategy:
+    """Other values of the same type, so that they are not refused for that alone."""
+    if isinstance(value, bool):
+        return st.booleans()
+    if isinstance(value, int):
+        return st.integers(0, 9) | st.sampled_from([-1, 16, 10**5, 2**31, 2**63])
+    if isinstance(value, float):
+        return st.floats(0, 1) | st.floats()
+    return st.sampled_from(["haar", "symmetric", "softmax", "lu", "additive", "raw"]) | SCALARS
+
+
+@st.composite
+def changed(draw: st.DrawFn, base: dict, keys: list[str]) -> bytes:
     """YAML of a nested mapping of which some values, by dotted keys, are others."""
-
-    def apply(changes: dict[str, object]) -> bytes:
-        found = json.loads(json.dumps(base))
-        for key, value in changes.items():
-            *outer, last = key.split(".")
-            part = found
-            for name in outer:
-                part = part.setdefault(name, {}) if isinstance(part, dict) else {}
-            if isinstance(part, dict):
-                part[last] = value
-        return as_yaml(found)
-
-    values = SCALARS | st.integers(0, 9) | st.floats(0, 1) | VALUES
-    return st.dictionaries(st.sampled_from(keys), values, min_size=1, max_size=3).map(apply)
+    found = json.loads(json.dumps(base))
+    for key in draw(st.lists(st.sampled_from(keys), min_size=1, max_size=3)):
+        *outer, last = key.split(".")
+        part = found
+        for name in outer:
+            part = part.setdefault(name, {}) if isinstance(part, dict) else {}
+        if isinstance(part, dict):
+            part[last] = draw(like(part.get(last)) | like(part.get(last)) | VALUES)
+    return as_yaml(found)
 
 
 NESTED = st.integers(1, 20_000).map(lambda depth: b"[" * depth)
@@ -351,8 +358,9 @@ def changed_tensors(draw: st.DrawFn, content: bytes) -> bytes:
     """A safetensors file whose header says something else."""
     header, data = split_header(content)
     for _ in range(draw(st.integers(1, 2))):
-        name = draw(st.sampled_from([n for n in sorted(header) if isinstance(header[n], dict)]))
-        entry = header.pop(name)
+        name = draw(st.sampled_from(sorted(split_header(content)[0])))
+        entry = split_header(content)[0][name]
+        header.pop(name, None)
         sizes = st.sampled_from([0, 1, 2, 3, 8, 2**31, 2**62, -1, 1.5])
         new = {
             "dtype": st.sampled_from(
