@@ -7,6 +7,7 @@ import resource
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import pytest
 import torch
 from conftest import ROOT, TINY, launch, run_tool
 from PIL import Image
+from small_stages import stage_folder
 
-from cascade.config import load_config
+from cascade.config import load_config, save_config
+from cascade.files import whole
 from cascade.lock import Lock
-from cascade.stage import read_tensors
+from cascade.stage import build, load_stage, read_tensors, write_tensors
 from cascade.state import States
 from cascade.train import Trainer
 from stages import InputError
@@ -329,3 +332,65 @@ def test_a_folder_of_all_that_can_be_wrong(tmp_path):
     assert done.returncode == 0, done.stderr
     named = set(re.findall(r"note: left out \S+/(\S+) \(", done.stdout))
     assert named == set(bad) and not done.stderr
+
+
+def test_a_state_of_an_unknown_phase_and_a_binary_log(few_digits, tmp_path):
+    run = trainer(few_digits, tmp_path / "run")
+    run.run()
+    (run.out / "metrics.jsonl").write_bytes(b'\xff\xfe\n{"step": 1e3}\n[[[' + bytes(range(256)))
+    again = trainer(few_digits, tmp_path / "run", "train.steps=9")
+    assert again.run() and [row["step"] for row in rows(run.out)] == [9]
+    file = States(run.out / "state", 2).file(9)
+    write_tensors({**read_tensors(file), "count/phase": torch.tensor(9.0)}, file)
+    with pytest.raises(InputError, match="not a state of this run: its phase is 9"):
+        trainer(few_digits, tmp_path / "run", "train.steps=10")
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path):
+    file = tmp_path / "samples.npz"
+    file.write_bytes(b"before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        said = pytest.raises(OSError, match=rf"^cannot write {file}: File too large$")
+        with said, whole(file) as aside, open(aside, "wb") as out:
+            np.savez(out, images=np.zeros(5000, np.uint8))
+        with pytest.raises(OSError, match=rf"^cannot write {file}: .*File too large"):
+            write_tensors({"a": torch.zeros(5000)}, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [f.name for f in tmp_path.iterdir()] == ["samples.npz"]
+    assert file.read_bytes() == b"before"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("data.size=65536", "model.width=100000000", "model.steps=10000", "model.levels=16"),
+        *("model.encoder_growth=9999999999", "model.classes=1000000"),
+    ],
+)
+def test_a_configuration_is_held_to_the_weights_beside_it(tmp_path, change):
+    folder = stage_folder(tmp_path / "srf2x", "model.classes=2")
+    key, value = change.split("=")
+    config = load_config(folder / "config.yaml")
+    section, name = key.split(".")
+    setattr(getattr(config, section), name, int(value))
+    save_config(config, folder / "config.yaml")
+    started = time.process_time()
+    with pytest.raises(InputError):
+        load_stage(folder)
+    assert time.process_time() - started < 1
+
+
+def test_a_flow_that_memory_does_not_hold(tmp_path):
+    config = load_config(SRF16, ["model.width=100000000", f"out={tmp_path}"])
+    with pytest.raises(InputError, match=r"take [\d,.]+ GiB of memory, [\d.]+ GiB are free"):
+        build(config)
+
+
+def test_stages_beside_are_read_once_a_run(few_digits, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("cascade.train.register", read.append)
+    trainer(few_digits, tmp_path / "run", "train.save_every=1").run()
+    assert len(read) == 1

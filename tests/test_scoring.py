@@ -3,25 +3,33 @@
 import csv
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from conftest import ROOT, launch, run_tool
+from PIL import Image
 
 from cascade import Cascade
 from cascade.compare import auroc
+from cascade.config import load_config, save_config
 from cascade.data import open_images
 from cascade.finite import NotFinite
 from cascade.heatmap import spent
 from cascade.likelihood import compose
+from cascade.lock import Lock
 from cascade.pyramid import halve_to
+from cascade.scoring import Journal, Row
 from cascade.stage import DTYPES, read_tensors, write_tensors
+from stages import InputError
 
 FEW = ["--data", "mnist5k", "--limit", 37]  # neither processes nor chunks divide it
 
@@ -71,6 +79,55 @@ def test_a_killed_run_continues(digits, tmp_path):
     done = run_tool("likelihood", digits, *slow, "--csv", table, "--resume")
     assert done.returncode == 0, done.stderr
     assert table.read_text() == whole.read_text() and not journal.exists()
+
+
+def test_two_runs_do_not_share_a_journal(digits, tmp_path):
+    table = tmp_path / "t.csv"
+    held = Lock(tmp_path / "t.csv.partial", "written")
+    for word in ("--resume", "--force"):
+        done = run_tool("likelihood", digits, *FEW, "--csv", table, word)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert f"is being written by process {os.getpid()}" in done.stderr
+    held.release()
+    done = run_tool("likelihood", digits, *FEW, "--csv", table, "--resume")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_damaged_journal_is_not_believed(digits, tmp_path):
+    header, rows = {"seed": 0}, [Row(i, [-1.5], None, {"PNG": 3.0}) for i in range(3)]
+    journal = Journal(tmp_path / "t.partial", header)
+    journal.open(False, False, PartialState(cpu=True))
+    journal.add(rows)
+    journal.lock.release()
+    text = journal.file.read_text()
+    journal.file.write_text(text.replace("-1.5", "-1.6", 1))
+    with pytest.raises(InputError, match=r"is damaged; --force starts anew"):
+        Journal(tmp_path / "t.partial", header).open(True, False, PartialState(cpu=True))
+
+
+def test_names_of_files_may_be_any_bytes(digits, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    source = open_images("mnist5k", "test", 1)
+    for i, name in enumerate((b"caf\xe9.png", b"two\nlines.png", b"plain.png")):
+        Image.fromarray(source.pixels[i, 0].numpy()).save(folder / os.fsdecode(name))
+    words = ["--data", folder, "--split", "all", "--csv", tmp_path / "t.csv"]
+    words += ["--json", tmp_path / "t.json", "--npz", tmp_path / "t.npz"]
+    done = run_tool("likelihood", digits, *words)
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
+        names = [Path(row["file"]).name for row in csv.DictReader(file)]
+    assert names == ["caf\\udce9.png", "plain.png", "two\nlines.png"]
+
+
+def test_counts_of_other_classes_are_no_prior(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "run")
+    for stage in ("glow8", "srf16"):
+        config = load_config(tmp_path / "run" / stage / "config.yaml")
+        config.data.counts = [1, 2, 3]
+        save_config(config, tmp_path / "run" / stage / "config.yaml")
+    done = run_tool("likelihood", tmp_path / "run", *FEW, "--prior", "empirical")
+    assert done.returncode == 2 and "10 classes: 3 numbers, 6 images" in done.stderr
 
 
 def test_report_carries_its_provenance(digits, tmp_path):
