@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cascade.dequantise import expand_bits, log_volume, reduce_bits
-from cascade.finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
 from cascade.likelihood import Report, class_columns, compose, consistency
 from cascade.manifest import check_order, stage_folders
-from cascade.pyramid import halve_to, pyramid
-from cascade.seeds import sample_noise
 from cascade.stage import Stage, load_stage, per_stage
+from cascade.transforms.dequantise import expand_bits, log_volume, reduce_bits
+from cascade.transforms.pyramid import halve_to, pyramid
+from cascade.utils.non_finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
+from cascade.utils.seeds import sample_noise
 from stages import InputError, Remark
 
 SAMPLES_JUDGED = 64  # fresh samples, for their consistency and how often they are clipped
@@ -243,7 +243,8 @@ class Cascade:
 
         ``decode(encode(x, y), y) == x`` for images of the kind that the stages were trained on. Of
         others (noise, or digits black on white) float32 may round some away where a stage stretches
-        a lot; float64 does not. `cascade.diagnose.check_cascade` says it of the images at hand.
+        a lot; float64 does not. `cascade.evaluation.layer_checks.check_cascade` says it of the
+        images at hand.
         """
         return self.decode_levels(noises, labels)[-1]
 

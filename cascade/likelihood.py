@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cascade.dequantise import bits_per_dim, log_volume
-from cascade.pyramid import halve
+from cascade.transforms.dequantise import bits_per_dim, log_volume
+from cascade.transforms.pyramid import halve
 
 ONE_STAGE = (
     "The figure is a lower bound on log P(image), so bits/dim is an upper bound: dequantisation "

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cascade.config import StageConfig, load_config
-from cascade.files import whole
-from cascade.yamls import first_line, read_yaml
+from cascade.utils.files import whole
+from cascade.utils.yaml_files import first_line, read_yaml
 from stages import InputError
 
 MANIFEST = "cascade.yaml"

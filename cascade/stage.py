@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cascade.chunks import CHUNK, in_chunks
-from cascade.coding import Coding, coding
 from cascade.config import GlowModel, StageConfig, load_config
-from cascade.dequantise import centre
-from cascade.files import whole
-from cascade.yamls import first_line
+from cascade.transforms.coding import Coding, coding
+from cascade.transforms.dequantise import centre
+from cascade.utils.chunks import CHUNK, in_chunks
+from cascade.utils.files import whole
+from cascade.utils.yaml_files import first_line
 from stages import Flow, InputError, glow, srflow
 
 OTHER = "weights of another architecture than the configuration describes"

@@ -8,8 +8,8 @@ from conftest import randomise
 
 from cascade import Cascade
 from cascade.config import Data, GlowModel, SRFlowModel, StageConfig, Train
-from cascade.dequantise import centre, dequantise, log_volume
 from cascade.stage import Stage
+from cascade.transforms.dequantise import centre, dequantise, log_volume
 from stages import Flow, srflow
 from stages.linear import Mix
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cascade.config import load_config
-from cascade.train import Trainer
+from cascade.training.trainer import Trainer
 
 
 def first_gradients(run: Trainer) -> dict[str, Tensor]:

@@ -9,15 +9,15 @@ from conftest import randomise
 from enumeration import ENCODER, all_integers, cube_probabilities, tiny_cascade
 from torch.autograd.functional import jacobian
 
-from cascade.augment import disturb, kl_to_prior
 from cascade.chain import Cascade
-from cascade.chunks import CHUNK
 from cascade.config import Data, GlowModel, SRFlowModel, StageConfig
-from cascade.dequantise import centre, expand_bits, quantise
-from cascade.pyramid import halve
-from cascade.robust import conditional_bpd, reconstructions
+from cascade.evaluation.robustness import conditional_bpd, reconstructions
+from cascade.evaluation.variational import variational
 from cascade.stage import Stage
-from cascade.variational import variational
+from cascade.training.augmentation import disturb, kl_to_prior
+from cascade.transforms.dequantise import centre, expand_bits, quantise
+from cascade.transforms.pyramid import halve
+from cascade.utils.chunks import CHUNK
 from stages import InputError, glow, srflow
 from stages.coupling import SplitPrior
 from stages.gaussian import log_normal

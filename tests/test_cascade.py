@@ -7,13 +7,13 @@ import torch
 from conftest import ROOT, TINY, run_tool
 
 from cascade import Cascade, InputError
-from cascade.chunks import CHUNK
 from cascade.config import load_config
 from cascade.data import open_images
-from cascade.dequantise import expand_bits
 from cascade.manifest import check_order
-from cascade.pyramid import halve, halve_to
 from cascade.stage import read_tensors, write_tensors
+from cascade.transforms.dequantise import expand_bits
+from cascade.transforms.pyramid import halve, halve_to
+from cascade.utils.chunks import CHUNK
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_round_trip_is_exact(cascade, images):
 def test_round_trip_is_exact_for_every_stage_kind(kind, channels):
     from conftest import randomise
 
-    from cascade.dequantise import centre, quantise
+    from cascade.transforms.dequantise import centre, quantise
     from stages import glow, srflow
 
     encoder = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}

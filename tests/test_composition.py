@@ -7,8 +7,8 @@ import torch
 from enumeration import all_integers, condition, cube_probabilities, tiny_cascade
 
 from cascade import Cascade
-from cascade.dequantise import expand_bits
-from cascade.pyramid import halve
+from cascade.transforms.dequantise import expand_bits
+from cascade.transforms.pyramid import halve
 
 BITS = 2
 MIDDLE = 2 ** (BITS - 1)  # what details are moved up by

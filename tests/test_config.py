@@ -7,10 +7,10 @@ import torch
 from conftest import ROOT
 
 from cascade.config import load_config, save_config
-from cascade.optimise import averaged, learning_rate, optimiser
-from cascade.phases import classification
 from cascade.stage import build
-from cascade.watch import density_bpd
+from cascade.training.optimizer import averaged, learning_rate, optimiser
+from cascade.training.phases import classification
+from cascade.transforms.dequantise import density_bpd
 from stages import InputError, Remark, StageLoss, initialise
 
 CONFIGS = [file for file in sorted(ROOT.glob("configs/*/*.yaml")) if file.parent.name != "tables"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cascade.data import labels_by_name, open_images, part, part_by_name
-from cascade.images import ArrayImages, open_folder
+from cascade.data.named import labels_by_name, open_images, part, part_by_name
+from cascade.data.sources import ArrayImages, open_folder
 from stages import InputError
 
 

@@ -11,7 +11,7 @@ from conftest import randomise
 
 from cascade import Cascade, InputError
 from cascade.config import Data, GlowModel, Model, SRFlowModel, StageConfig
-from cascade.diagnose import ROUND_TRIP, StageCheck, check_cascade
+from cascade.evaluation.layer_checks import ROUND_TRIP, StageCheck, check_cascade
 from cascade.stage import Stage, build
 from stages.bijection import Bijection
 from stages.coupling import Coupling, Injector

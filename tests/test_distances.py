@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cascade import distances, features
-from cascade.distances import compare, frechet_distance, kernel_distance, neighbourhoods
-from cascade.features import INCEPTION, INCEPTION_SHA256, FeatureNet, inception, scripted
-from cascade.fidelity import bicubic, mean_squares, psnr, ssim
-from cascade.spread import spread
+from cascade.evaluation import distances, features
+from cascade.evaluation.distances import compare, frechet_distance, kernel_distance, neighbourhoods
+from cascade.evaluation.features import INCEPTION, INCEPTION_SHA256, FeatureNet, inception, scripted
+from cascade.evaluation.image_metrics import bicubic, mean_squares, psnr, ssim
+from cascade.utils.distributed import spread
 from stages import InputError
 
 

@@ -19,11 +19,11 @@ from PIL import Image
 from small_stages import stage_folder
 
 from cascade.config import load_config, save_config
-from cascade.files import whole
-from cascade.lock import Lock
 from cascade.stage import build, load_stage, read_tensors, write_tensors
-from cascade.state import States
-from cascade.train import Trainer
+from cascade.training.checkpoints import States
+from cascade.training.trainer import Trainer
+from cascade.utils.files import whole
+from cascade.utils.lock import Lock
 from stages import InputError
 
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
@@ -391,6 +391,6 @@ def test_a_flow_that_memory_does_not_hold(tmp_path):
 
 def test_stages_beside_are_read_once_a_run(few_digits, tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr("cascade.train.register", read.append)
+    monkeypatch.setattr("cascade.training.trainer.register", read.append)
     trainer(few_digits, tmp_path / "run", "train.save_every=1").run()
     assert len(read) == 1

@@ -9,8 +9,8 @@ from PIL import Image
 
 from cascade import Cascade
 from cascade.data import open_images
-from cascade.robust import conditional_bpd, reconstructions, round_trip, stability
-from cascade.variational import variational
+from cascade.evaluation.robustness import conditional_bpd, reconstructions, round_trip, stability
+from cascade.evaluation.variational import variational
 
 
 def rows(file):

@@ -35,14 +35,14 @@ from small_stages import stage_folder
 from cascade import Cascade
 from cascade.config import SRFlowModel, StageConfig
 from cascade.data import SPLITS, open_images
-from cascade.logs import Log
-from cascade.metrics import read_metrics
-from cascade.photo import Photo
-from cascade.scoring import Journal, Row
+from cascade.evaluation.scoring import Journal, Row
+from cascade.evaluation.tables import load_table
+from cascade.photos.photo import Photo
+from cascade.photos.typicality import recorded_bpd
 from cascade.stage import load_stage
-from cascade.state import States, load_state, save_state
-from cascade.tables import load_table
-from cascade.typical import recorded_bpd
+from cascade.training.checkpoints import States, load_state, save_state
+from cascade.training.metrics_log import read_metrics
+from cascade.training.tracking import Log
 from stages import InputError
 
 SECONDS, BYTES = 1.0, 200e6  # that reading a small bad file may take, of a processor and of memory

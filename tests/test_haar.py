@@ -8,13 +8,13 @@ from enumeration import all_integers
 from skimage.data import astronaut
 
 from cascade import Cascade, InputError
-from cascade.coding import Details, Pixels
 from cascade.config import load_config
 from cascade.data import open_images
-from cascade.dequantise import dequantise, integers
-from cascade.haar import join, split
 from cascade.manifest import check_order
-from cascade.pyramid import halve, halve_to, pyramid
+from cascade.transforms.coding import Details, Pixels
+from cascade.transforms.dequantise import dequantise, integers
+from cascade.transforms.haar import join, split
+from cascade.transforms.pyramid import halve, halve_to, pyramid
 
 
 def photograph() -> torch.Tensor:

@@ -23,7 +23,7 @@ from conftest import ROOT, TINY, run_tool
 
 from cascade.config import load_config
 from cascade.stage import read_tensors
-from cascade.train import Trainer
+from cascade.training.trainer import Trainer
 
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
 LAUNCHERS = {

@@ -9,7 +9,7 @@ from small_stages import small_stage, stage_folder
 from test_upscale import PYRAMIDS, photograph
 
 from cascade import InputError
-from cascade.latent import (
+from cascade.photos.latent_editing import (
     blocks,
     content_transfer,
     decode,
@@ -18,7 +18,7 @@ from cascade.latent import (
     region_transfer,
     restored,
 )
-from cascade.pyramid import halve
+from cascade.transforms.pyramid import halve
 from stages.bijection import peel
 
 

@@ -9,9 +9,9 @@ import torch
 from conftest import randomise
 from enumeration import all_integers, cube_probabilities
 
-from cascade.coding import Pixels
 from cascade.likelihood import Report, class_columns, compose, consistency
-from cascade.pyramid import halve
+from cascade.transforms.coding import Pixels
+from cascade.transforms.pyramid import halve
 from stages import glow
 from stages.linear import Mix
 

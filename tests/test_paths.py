@@ -11,15 +11,15 @@ from torch import Tensor
 
 from cascade import Cascade, InputError
 from cascade.config import load_config
-from cascade.dequantise import centre, log_volume, reduce_bits
-from cascade.images import ArrayImages
-from cascade.metrics import logged_stages, read_metrics
-from cascade.neighbours import neighbours
-from cascade.paths import between, spherical, walk
-from cascade.pyramid import halve
-from cascade.seeds import sample_noise
+from cascade.data.sources import ArrayImages
+from cascade.evaluation.ensembles import versions
+from cascade.evaluation.neighbours import neighbours
+from cascade.figures.interpolation import between, spherical, walk
 from cascade.stage import Stage, build
-from cascade.versions import versions
+from cascade.training.metrics_log import logged_stages, read_metrics
+from cascade.transforms.dequantise import centre, log_volume, reduce_bits
+from cascade.transforms.pyramid import halve
+from cascade.utils.seeds import sample_noise
 
 KINDS = [("haar", 10, 8), ("haar", 0, 8), ("bicubic", 10, 5), ("bicubic", 0, 8)]
 SMALL = ["model.steps=1", "model.width=8", "model.levels=1"]

@@ -8,7 +8,7 @@ from conftest import ROOT, TINY, randomise, run_tool
 
 from cascade.config import load_config
 from cascade.stage import read_tensors
-from cascade.train import Trainer
+from cascade.training.trainer import Trainer
 from stages import srflow
 from stages.superres import SuperResolution
 

@@ -10,8 +10,8 @@ from conftest import run_tool
 from PIL import Image
 
 from cascade import Cascade
-from cascade.grid import grid, named, save_moving
-from cascade.paths import walk
+from cascade.figures.grid import grid, named, save_moving
+from cascade.figures.interpolation import walk
 
 STEP = 96 + 8  # pixels from one image of a sheet to the next
 

@@ -10,18 +10,18 @@ from conftest import randomise
 from torch import nn
 from torch.autograd.functional import jacobian
 
-from cascade.batches import Batches
 from cascade.chain import Cascade
-from cascade.chunks import CHUNK, in_chunks
-from cascade.coding import Pixels
 from cascade.config import Data, GlowModel, SRFlowModel, StageConfig, Train
 from cascade.data import open_images
-from cascade.dequantise import dequantise, quantise
-from cascade.images import ArrayImages
+from cascade.data.batches import Batches
+from cascade.data.sources import ArrayImages
 from cascade.likelihood import class_columns
-from cascade.pyramid import halve_to
 from cascade.stage import Stage
-from cascade.watch import HeldOut, density_bpd
+from cascade.training.held_out import HeldOut
+from cascade.transforms.coding import Pixels
+from cascade.transforms.dequantise import density_bpd, dequantise, quantise
+from cascade.transforms.pyramid import halve_to
+from cascade.utils.chunks import CHUNK, in_chunks
 from stages import Flow, InputError, StageLoss, glow, srflow
 from stages.bijection import OnHalf, Squeezed, peel
 from stages.coupling import Coupling, Injections, Injector, SplitPrior
@@ -344,7 +344,7 @@ def test_10_log_det_is_that_of_the_jacobian(classes):
 
 def test_11_evaluation_never_flips(digits_source, eights, monkeypatch):
     """Augmentation and flips change the trained density: what is evaluated is upright."""
-    monkeypatch.setattr("cascade.watch.open_stage_images", lambda *asked: digits_source)
+    monkeypatch.setattr("cascade.training.held_out.open_stage_images", lambda *asked: digits_source)
     upright = as_set(halve_to(digits_source.pixels, 16))
     plain, flipping = (Batches(digits_source, stage_config(16, flip=f)) for f in (False, True))
     assert not as_set(quantise(flipping(0).target)) <= upright  # training does flip
@@ -380,7 +380,7 @@ def test_12_every_image_counts_once(digits_source, eights, monkeypatch):
     mean = nats.sum(1).sum().item() / (CHUNK + 3)
     assert cascade.likelihood(images).bpd == pytest.approx(-mean / (64 * math.log(2)))
 
-    monkeypatch.setattr("cascade.watch.open_stage_images", lambda *asked: digits_source)
+    monkeypatch.setattr("cascade.training.held_out.open_stage_images", lambda *asked: digits_source)
     held_out = HeldOut(stage_config(8, batch=63), torch.device("cpu"))  # 63 images, then 1
     y = held_out.batch.target
     flow = next(flows())[0].float()

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cascade.bicubic import TAPS
-from cascade.dequantise import centre, dequantise, expand_bits, quantise, reduce_bits
-from cascade.pyramid import halve, halve_to, pyramid
-from cascade.seeds import image_noise, sample_noise, uniform
+from cascade.transforms.bicubic import TAPS
+from cascade.transforms.dequantise import centre, dequantise, expand_bits, quantise, reduce_bits
+from cascade.transforms.pyramid import halve, halve_to, pyramid
+from cascade.utils.seeds import image_noise, sample_noise, uniform
 from stages import InputError
 
 

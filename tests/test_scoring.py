@@ -19,16 +19,16 @@ from conftest import ROOT, launch, run_tool
 from PIL import Image
 
 from cascade import Cascade
-from cascade.compare import auroc
 from cascade.config import load_config, save_config
 from cascade.data import open_images
-from cascade.finite import NotFinite
-from cascade.heatmap import spent
+from cascade.evaluation.comparison import auroc
+from cascade.evaluation.scoring import Journal, Row
+from cascade.figures.heatmap import spent
 from cascade.likelihood import compose
-from cascade.lock import Lock
-from cascade.pyramid import halve_to
-from cascade.scoring import Journal, Row
 from cascade.stage import DTYPES, read_tensors, write_tensors
+from cascade.transforms.pyramid import halve_to
+from cascade.utils.lock import Lock
+from cascade.utils.non_finite import NotFinite
 from stages import InputError
 
 FEW = ["--data", "mnist5k", "--limit", 37]  # neither processes nor chunks divide it

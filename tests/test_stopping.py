@@ -11,8 +11,8 @@ import psutil
 import pytest
 from conftest import ROOT, TINY, run_tool
 
-from cascade.lock import Lock
-from cascade.state import States
+from cascade.training.checkpoints import States
+from cascade.utils.lock import Lock
 from stages import InputError
 
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"

@@ -11,11 +11,12 @@ import torch
 from conftest import run_tool
 from PIL import Image
 
-from cascade import Cascade, InputError, scoring
-from cascade.codecs import file_bpd
+from cascade import Cascade, InputError
 from cascade.data import open_images
-from cascade.grid import grid
-from cascade.pyramid import halve_to
+from cascade.evaluation import scoring
+from cascade.evaluation.codecs import file_bpd
+from cascade.figures.grid import grid
+from cascade.transforms.pyramid import halve_to
 
 
 def test_sample(digits, tmp_path):

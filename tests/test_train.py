@@ -14,11 +14,11 @@ from conftest import ROOT, TINY, launch, run_tool
 from first_gradients import first_gradients
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cascade.batches import Batches
 from cascade.config import load_config
+from cascade.data.batches import Batches
+from cascade.data.stage_images import open_stage_images
 from cascade.stage import read_tensors
-from cascade.train import Trainer
-from cascade.watch import open_stage_images
+from cascade.training.trainer import Trainer
 from stages import InputError
 
 CONFIGS = [file for file in sorted(ROOT.glob("configs/*/*.yaml")) if file.parent.name != "tables"]

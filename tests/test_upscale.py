@@ -10,15 +10,14 @@ from PIL import Image
 from small_stages import small_stage, stage_folder
 
 from cascade import InputError
-from cascade.dequantise import centre
-from cascade.fidelity import bicubic, psnr_between
-from cascade.images import open_npz
-from cascade.photo import Photo
-from cascade.seeds import generator, noise_window
+from cascade.data.sources import open_npz
+from cascade.evaluation.image_metrics import bicubic, psnr_between
+from cascade.photos.photo import Photo
+from cascade.photos.typicality import recorded_bpd, typicality
+from cascade.photos.upscaling import Tiling, lowered, mirrored, upscale
 from cascade.stage import load_stage
-from cascade.typical import recorded_bpd, typicality
-from cascade.upscale import Tiling, lowered, mirrored, upscale
-from cascade.watch import density_bpd
+from cascade.transforms.dequantise import centre, density_bpd
+from cascade.utils.seeds import generator, noise_window
 from stages.gaussian import log_normal
 
 PYRAMIDS = {  # overrides of configs/photos/srf2x.yaml

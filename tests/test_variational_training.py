@@ -11,14 +11,14 @@ import torch
 from conftest import ROOT, TINY, launch, run_tool
 
 from cascade import Cascade, InputError
-from cascade.augment import Augmentation, weights_digest
 from cascade.config import load_config
+from cascade.config.sigma import sigma_at
 from cascade.data import open_images
-from cascade.pyramid import halve_to
-from cascade.seeds import generator
-from cascade.sigma import sigma_at
 from cascade.stage import read_tensors, write_tensors
-from cascade.train import Trainer
+from cascade.training.augmentation import Augmentation, weights_digest
+from cascade.training.trainer import Trainer
+from cascade.transforms.pyramid import halve_to
+from cascade.utils.seeds import generator
 
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
 FEW = [*TINY, "train.steps=6", "train.log_every=1", "train.save_every=3"]

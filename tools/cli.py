@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import distributed
 
 from cascade import Cascade, InputError
-from cascade.files import check_writable, finite, whole
+from cascade.utils.files import check_writable, finite, whole
 from stages import Remark, SaidElsewhere
 
 console = Console(markup=False)

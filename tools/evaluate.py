@@ -18,11 +18,18 @@ from show_scores import OF_PAIRS, say_origin, show_pairs, show_samples
 from torch import Tensor
 
 from cascade import Cascade, InputError
-from cascade.distances import compare, frechet_distance
-from cascade.evaluate import real_features, sample_features
-from cascade.features import INCEPTION, MODES, FeatureNet, cleanfid_version, inception, scripted
-from cascade.images import ImageSource
-from cascade.pairs import Perceptual, pair_scores
+from cascade.data.sources import ImageSource
+from cascade.evaluation.distances import compare, frechet_distance
+from cascade.evaluation.features import (
+    INCEPTION,
+    MODES,
+    FeatureNet,
+    cleanfid_version,
+    inception,
+    scripted,
+)
+from cascade.evaluation.sample_quality import real_features, sample_features
+from cascade.evaluation.super_resolution import Perceptual, pair_scores
 
 MOST = 1000  # temperatures of a sweep
 Row = dict[str, object]

@@ -14,7 +14,7 @@ import studies
 
 from cascade import InputError
 from cascade.data import SPLITS
-from cascade.files import CSV, whole
+from cascade.utils.files import CSV, whole
 
 STILL, MOVING = (".png", ".pdf", ".svg"), (".gif", ".webp")
 FIGURES = {

@@ -19,7 +19,7 @@ import torch
 from interrupt import INTERRUPTED
 
 from cascade.config import StageConfig, load_config
-from cascade.stopping import FLEET, stop_requests
+from cascade.training.signals import FLEET, stop_requests
 from stages import InputError
 
 TRAIN = os.path.relpath(Path(__file__).with_name("train.py"))

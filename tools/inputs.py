@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from cascade import Cascade, InputError
-from cascade.data import labels_by_name, open_images
-from cascade.images import ImageSource
-from cascade.seeds import generator
-from cascade.watch import check_images
+from cascade.data.named import labels_by_name, open_images
+from cascade.data.sources import ImageSource
+from cascade.data.stage_images import check_images
+from cascade.utils.seeds import generator
 
 
 def load(run: str, args: argparse.Namespace) -> Cascade:

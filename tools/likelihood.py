@@ -21,16 +21,16 @@ from show import show_bounds, show_checks, show_comparison, show_report
 from torch import Tensor
 
 from cascade import Cascade, InputError, Report
-from cascade.codecs import SETTINGS
-from cascade.compare import separation
 from cascade.data import SPLITS
-from cascade.diagnose import check_cascade
-from cascade.heatmap import save_heatmaps, spent
-from cascade.images import ImageSource
-from cascade.records import Records
-from cascade.scoring import Journal, Protocol, Row, score_source
+from cascade.data.sources import ImageSource
+from cascade.evaluation.codecs import SETTINGS
+from cascade.evaluation.comparison import separation
+from cascade.evaluation.layer_checks import check_cascade
+from cascade.evaluation.records import Records
+from cascade.evaluation.scoring import Journal, Protocol, Row, score_source
+from cascade.evaluation.variational import variational
+from cascade.figures.heatmap import save_heatmaps, spent
 from cascade.stage import DTYPES
-from cascade.variational import variational
 
 CHECKED = 16  # images that --check looks at
 

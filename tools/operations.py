@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cascade.config import StageConfig
-from cascade.optimise import optimiser
 from cascade.stage import build
+from cascade.training.optimizer import optimiser
 from stages import Flow, StageLoss, initialise
 from stages.steps import Steps
 

@@ -11,15 +11,15 @@ from sheets import Block, save_sheet
 from torch import Tensor
 
 from cascade import Cascade, InputError
-from cascade.dequantise import bits_per_dim, expand_bits, reduce_bits
-from cascade.finite import NONE_FINITE
-from cascade.grid import grid, save_moving
-from cascade.images import ImageSource
+from cascade.data.sources import ImageSource
+from cascade.evaluation.ensembles import level_of, versions
+from cascade.evaluation.neighbours import Neighbours, neighbours
+from cascade.figures.grid import grid, save_moving
+from cascade.figures.interpolation import between, walk
 from cascade.likelihood import consistency
-from cascade.neighbours import Neighbours, neighbours
-from cascade.paths import between, walk
 from cascade.stage import per_stage
-from cascade.versions import level_of, versions
+from cascade.transforms.dequantise import bits_per_dim, expand_bits, reduce_bits
+from cascade.utils.non_finite import NONE_FINITE
 
 Row = dict[str, object]
 WIDTH, PAUSE = 320, 80  # of a moving picture, pixels; of a frame, milliseconds

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 
-from cascade.files import whole
+from cascade.utils.files import whole
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from cascade import Cascade
-from cascade.data import SPLITS, labels_by_name, open_images
-from cascade.images import ImageSource
-from cascade.seeds import generator
-from cascade.watch import check_images
+from cascade.data.named import SPLITS, labels_by_name, open_images
+from cascade.data.sources import ImageSource
+from cascade.data.stage_images import check_images
+from cascade.utils.seeds import generator
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

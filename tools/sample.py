@@ -18,11 +18,11 @@ from show import clip_line
 from torch import Tensor
 
 from cascade import Cascade, InputError
-from cascade.files import whole
-from cascade.finite import NONE_FINITE
-from cascade.grid import save_grid
+from cascade.figures.grid import save_grid
 from cascade.likelihood import clip_rates
 from cascade.stage import per_stage
+from cascade.utils.files import whole
+from cascade.utils.non_finite import NONE_FINITE
 
 WIDEST = 20  # images in a row of the grid
 

@@ -6,8 +6,8 @@ from cli import say
 from rich.table import Table
 
 from cascade import Report
-from cascade.diagnose import StageCheck
-from cascade.variational import VariationalReport
+from cascade.evaluation.layer_checks import StageCheck
+from cascade.evaluation.variational import VariationalReport
 
 
 def figures_table(title: str, columns: list[str], rows: list[list[str]]) -> Table:

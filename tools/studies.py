@@ -10,8 +10,8 @@ from inputs import load, real_images
 from sheets import Block, save_sheet
 
 from cascade import InputError
-from cascade.metrics import logged_stages, read_metrics
-from cascade.robust import conditional_bpd, reconstructions, round_trip, stability
+from cascade.evaluation.robustness import conditional_bpd, reconstructions, round_trip, stability
+from cascade.training.metrics_log import logged_stages, read_metrics
 
 Row = dict[str, object]
 

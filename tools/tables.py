@@ -20,12 +20,12 @@ from rich.progress import Progress
 
 from cascade import Cascade, InputError
 from cascade.config import load_config
-from cascade.distances import compare
-from cascade.evaluate import real_features, sample_features
-from cascade.features import FeatureNet
-from cascade.files import whole
-from cascade.images import fingerprint
-from cascade.tables import Part, Row, Table, load_row, load_table, parts
+from cascade.data.sources import fingerprint
+from cascade.evaluation.distances import compare
+from cascade.evaluation.features import FeatureNet
+from cascade.evaluation.sample_quality import real_features, sample_features
+from cascade.evaluation.tables import Part, Row, Table, load_row, load_table, parts
+from cascade.utils.files import whole
 
 Entry = dict[str, object]
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from cascade.config import StageConfig, load_config
 from cascade.manifest import register
 from cascade.stage import build
-from cascade.train import Trainer
+from cascade.training.trainer import Trainer
 from stages import Flow, InputError
 
 

@@ -15,12 +15,11 @@ from rich.progress import Progress
 from torch import Tensor
 
 from cascade import InputError
-from cascade.fidelity import bicubic, psnr_between
-from cascade.grid import save_grid
-from cascade.photo import Photo
-from cascade.stage import Stage, per_stage
-from cascade.typical import recorded_bpd, typicality
-from cascade.upscale import (
+from cascade.evaluation.image_metrics import bicubic, psnr_between
+from cascade.figures.grid import save_grid
+from cascade.photos.photo import Photo
+from cascade.photos.typicality import recorded_bpd, typicality
+from cascade.photos.upscaling import (
     TILING,
     Tiling,
     check,
@@ -32,6 +31,7 @@ from cascade.upscale import (
     lowered,
     upscale,
 )
+from cascade.stage import Stage, per_stage
 
 MOST = 10_000  # samples of a photo
 BYTES = 8  # held of a sample's pixel, at most: twice three values, and what is being written

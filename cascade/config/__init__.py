@@ -1,0 +1,26 @@
+"""The configuration of one stage: what it holds, how it is read, what it must fulfil."""
+
+from cascade.config.reading import load_config, save_config
+from cascade.config.schema import (
+    KINDS,
+    Augment,
+    Data,
+    GlowModel,
+    Model,
+    SRFlowModel,
+    StageConfig,
+    Train,
+)
+
+__all__ = [
+    "KINDS",
+    "Augment",
+    "Data",
+    "GlowModel",
+    "Model",
+    "SRFlowModel",
+    "StageConfig",
+    "Train",
+    "load_config",
+    "save_config",
+]

@@ -1,0 +1,94 @@
+"""A stage's YAML file as a checked configuration, and back."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
+
+from cascade.config.schema import KINDS, StageConfig
+from cascade.config.validation import check
+from cascade.utils.files import whole
+from cascade.utils.yaml_files import first_line, read_yaml
+from stages import InputError, Remark
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
+    """Read a stage's YAML file, apply ``key=value`` overrides, and check the result.
+
+    Raises `InputError` for a missing file, a key that no stage of this kind has (with the nearest
+    one that it has), a value of the wrong type, or one that cannot work.
+    """
+    for override in overrides:
+        if "=" not in override:
+            raise InputError(f"{override!r} is not of the form key=value")
+    try:
+        given, changes = read_yaml(path), OmegaConf.from_dotlist(list(overrides))
+        augment, sigma = given.get("augment"), OmegaConf.select(changes, "augment.sigma")
+        if sigma is not None and isinstance(augment, DictConfig):
+            augment.pop("sigma", None)  # a schedule is replaced, not added to
+        given = OmegaConf.merge(given, changes)
+        if OmegaConf.select(given, "train.precision") is False:
+            given.train.precision = "no"  # which YAML reads as a truth value
+        kind = OmegaConf.select(given, "model.kind")
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise InputError(f"{path}: model.kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        schema = OmegaConf.structured(StageConfig(model=KINDS[kind]()))
+        config = OmegaConf.to_object(OmegaConf.merge(schema, given))
+    except InputError:
+        raise
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"no configuration file {path}") from None
+    except (ConfigKeyError, MissingMandatoryValue) as error:
+        raise InputError(f"{path}: {_explain(error, kind)}") from None
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: {first_line(error)}") from None
+    check(config)
+    _leave_out_what_is_idle(config, path)
+    return config
+
+
+def _leave_out_what_is_idle(config: StageConfig, path: str | Path) -> None:
+    """Say which settings do nothing beside the others, and do without them."""
+    model, train = config.model, config.train
+    if model.levels == 1 and getattr(model, "conditional_prior", False):
+        model.conditional_prior = False
+        idle = "model.conditional_prior does nothing at model.levels=1, which drops no half"
+        warnings.warn(f"{path}: {idle}; it is left out", Remark, stacklevel=3)
+    if train.milestones and train.schedule != "halve":
+        train.milestones = []
+        idle = f"train.milestones do nothing with train.schedule={train.schedule}"
+        warnings.warn(f"{path}: {idle}; they are left out", Remark, stacklevel=3)
+
+
+def save_config(config: StageConfig, path: Path) -> None:
+    """Write the whole resolved configuration as YAML."""
+    with whole(path) as aside:
+        OmegaConf.save(OmegaConf.structured(config), aside)
+
+
+def _explain(error: OmegaConfBaseException, kind: str) -> str:
+    key = error.full_key
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key} is not set"
+    known = _keys(StageConfig(model=KINDS[kind]()))
+    leaves = {name.split(".")[-1]: name for name in known}
+    leaf = difflib.get_close_matches(key.split(".")[-1], leaves, n=1)
+    close = difflib.get_close_matches(key, known, n=1) or [leaves[name] for name in leaf]
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"a {kind} stage has no setting {key}{hint}"
+
+
+def _keys(config: object, prefix: str = "") -> list[str]:
+    names = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        inner = _keys(value, f"{prefix}{item.name}.") if is_dataclass(value) else []
+        names += inner or [prefix + item.name]
+    return names

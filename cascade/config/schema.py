@@ -1,0 +1,117 @@
+"""The settings of one stage, their types and defaults, as dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class Data:
+    name: str = MISSING  # a built-in data set, a folder of images, or an .npz
+    size: int = MISSING  # side of this stage's images
+    channels: int = 3
+    split: str = "train"  # train or trainval
+    bits: int = 8
+    flip: bool = False
+    resize: int | None = None  # shorter side of a folder's images is brought to this, then cropped
+    skip_bad: bool = False  # leave unreadable images out, and say how many
+    allow_overlap: bool = False  # held-out images may be training images too
+    root: str = "data"  # where downloads go
+    classes: list[str] = field(default_factory=list)  # their names, filled in by training
+    counts: list[int] = field(default_factory=list)  # training images a class, likewise
+    fingerprint: str = ""  # SHA-256 of the training images, likewise
+
+
+@dataclass
+class Model:
+    kind: str = MISSING
+    levels: int = 3
+    steps: int = 32
+    width: int = 512
+    squish: float = 0.5
+    squish_range: str = "sigmoid"
+    coupling: str = "affine"
+    permutation: str = "dense"  # dense or lu: how the 1×1 is parametrised
+    pyramid: str = "bicubic"  # bicubic or haar: where low images come from
+    classes: int = 0
+    class_weight: float = 0.01  # λ_c
+    class_loss: str = "bce"  # bce or softmax
+
+
+@dataclass
+class GlowModel(Model):
+    pass
+
+
+@dataclass
+class SRFlowModel(Model):
+    levels: int = 4
+    steps: int = 16
+    width: int = 64
+    injector: bool = True
+    transition_steps: int = 2
+    conditional_prior: bool = False
+    residual: bool = False
+    squish_injector: bool = True
+    encoder_features: int = 64
+    encoder_growth: int = 32
+    encoder_blocks: int = 23
+
+
+@dataclass
+class Train:
+    steps: int = MISSING
+    batch_size: int = MISSING  # over all processes
+    optimizer: str = "adamax"  # adamax or adam
+    lr: float = MISSING
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    weight_decay: float = 0.0
+    warmup: int = 100  # steps of linear warm-up
+    schedule: str = "constant"  # constant, halve (at milestones) or cosine (to zero)
+    milestones: list[int] = field(default_factory=list)
+    clip: float = 100.0  # largest gradient norm
+    ema: float = 0.999  # 0 turns it off
+    precision: str = "no"  # no or bf16
+    accumulate: int = 1  # parts that each process computes its share of the batch in
+    memory: str = "store"  # store, checkpoint or reversible: activations kept, or made again
+    compile: bool = False  # whether torch.compile makes the training step
+    skip_limit: int = 10  # steps in a row that may be skipped, their gradient not being finite
+    pretrain_steps: int = 0  # of an SRFlow's encoder alone, by super-resolution, before the others
+    pretrain_lr: float = 2.0e-4
+    frozen_steps: int = 0  # first steps of the flow, in which the encoder stays as it is
+    init_images: int = 512  # images that ActNorm is fitted to
+    log_every: int = 20
+    save_every: int = 1000
+    sample_every: int = 1000
+    validate_images: int = 256
+    watch_sigmas: list[float] = field(default_factory=list)  # of noisy reconstructions, see docs
+    keep: int = 2  # newest states kept to resume from
+    trackers: list[str] = field(default_factory=list)  # tensorboard, wandb
+    resume: str = "auto"  # auto, never, or force: auto, though the training images have changed
+
+
+@dataclass
+class Augment:
+    previous: str | None = None  # the stage folder below: low images are disturbed in its latents
+    sigma: Any = 0.0  # a number, a range [least, most], or a schedule {step: sigma}
+    scaling: str = "whitened"  # whitened or raw
+    condition: bool = False  # whether the stage is told each image's sigma
+    refresh: int = 1  # steps for which an image's disturbed version is kept
+    limit: float = 2.0  # |y| beyond which an image counts as exploded; images live in ±½
+    digest: str = ""  # SHA-256 of the previous stage's weights, filled in by training
+
+
+@dataclass
+class StageConfig:
+    out: str = MISSING
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    augment: Augment = field(default_factory=Augment)
+
+
+KINDS = {"glow": GlowModel, "srflow": SRFlowModel}

@@ -1,0 +1,130 @@
+"""What settings must fulfil, before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cascade.config.schema import StageConfig
+from cascade.config.sigma import check_sigma
+from stages import InputError
+
+TRACKERS = ("tensorboard", "wandb")
+CHOICES = {
+    "data.split": ("train", "trainval"),
+    "model.squish_range": ("sigmoid", "symmetric"),
+    "model.coupling": ("affine", "additive"),
+    "model.pyramid": ("bicubic", "haar"),
+    "model.class_loss": ("bce", "softmax"),
+    "model.permutation": ("dense", "lu"),
+    "augment.scaling": ("whitened", "raw"),
+    "train.optimizer": ("adamax", "adam"),
+    "train.schedule": ("constant", "halve", "cosine"),
+    "train.precision": ("no", "bf16"),
+    "train.memory": ("store", "checkpoint", "reversible"),
+    "train.resume": ("auto", "never", "force"),
+}
+LEAST = {
+    "data.size": 1,
+    "data.bits": 1,
+    "data.resize": 1,
+    "model.levels": 1,
+    "model.steps": 1,
+    "model.width": 1,
+    "model.classes": 0,
+    "model.transition_steps": 0,
+    "model.encoder_features": 1,
+    "model.encoder_growth": 1,
+    "model.encoder_blocks": 1,
+    "augment.refresh": 1,
+    "train.steps": 0,
+    "train.accumulate": 1,
+    "train.skip_limit": 0,
+    "train.pretrain_steps": 0,
+    "train.frozen_steps": 0,
+    "train.warmup": 0,
+    "train.keep": 1,
+    "train.batch_size": 1,
+    "train.log_every": 1,
+    "train.save_every": 1,
+    "train.sample_every": 1,
+    "train.init_images": 1,
+    "train.validate_images": 1,
+}
+
+MOST = {
+    "data.size": 2**16,
+    "model.levels": 16,
+    "model.steps": 10_000,
+    "model.transition_steps": 10_000,
+    "model.encoder_blocks": 10_000,
+    "model.classes": 2**20,
+}
+
+
+def check(config: StageConfig) -> None:
+    """Raise `InputError` for values that cannot work, before any work starts."""
+    for key, allowed in CHOICES.items():
+        value = _value(config, key)
+        if value not in allowed:
+            raise InputError(f"{key} must be one of {', '.join(allowed)}, got {value!r}")
+    for key, least in LEAST.items():
+        value = _value(config, key)
+        if value is not None and value < least:
+            raise InputError(f"{key} must be at least {least}, got {value}")
+    for key, most in MOST.items():
+        value = _value(config, key)
+        if value is not None and value > most:
+            raise InputError(f"{key} must be at most {most}, got {value}")
+    data, train = config.data, config.train
+    for key, fits, must in (
+        ("data.bits", data.bits <= 8, "be at most 8"),
+        ("data.channels", data.channels in (1, 3), "be 1 or 3"),
+        ("train.ema", 0 <= train.ema < 1, "lie in [0, 1)"),
+        ("seed", 0 <= config.seed < 2**63, "be a whole number from 0, below 2^63"),
+        ("train.lr", train.lr > 0, "be above 0"),
+        ("train.weight_decay", train.weight_decay >= 0, "not be below 0"),
+        ("train.pretrain_lr", train.pretrain_lr > 0, "be above 0"),
+        ("train.clip", train.clip > 0, "be above 0"),
+        (
+            "train.trackers",
+            set(train.trackers) <= set(TRACKERS),
+            f"list some of {', '.join(TRACKERS)}",
+        ),
+        (
+            "train.accumulate",
+            train.batch_size % train.accumulate == 0,
+            f"divide train.batch_size={train.batch_size}",
+        ),
+        ("augment.limit", config.augment.limit > 0.5, "be above 0.5"),
+        (
+            "train.betas",
+            len(train.betas) == 2 and all(0 <= b < 1 for b in train.betas),
+            "be two numbers in [0, 1)",
+        ),
+    ):
+        if not fits:
+            raise InputError(f"{key} must {must}")
+    check_sigma(config.augment.sigma)
+    if config.augment.previous is None and (config.augment.sigma or config.augment.condition):
+        raise InputError("augment needs augment.previous, the folder of the stage below")
+    if config.augment.previous and Path(config.augment.previous) == Path(config.out):
+        raise InputError("augment.previous is the stage below, not this one")
+    if config.augment.previous and config.model.kind == "glow":
+        raise InputError("augment.previous is for a stage that has one below it, not for a Glow")
+    if (train.pretrain_steps or train.frozen_steps) and config.model.kind == "glow":
+        raise InputError("train.pretrain_steps and train.frozen_steps are for an SRFlow's encoder")
+    if train.compile and train.memory == "reversible":
+        raise InputError("train.compile and train.memory=reversible do not go together: set one")
+    if train.frozen_steps > train.steps:
+        raise InputError("train.frozen_steps must be at most train.steps")
+    if config.model.pyramid == "haar" and getattr(config.model, "residual", False):
+        raise InputError(
+            "model.residual needs model.pyramid=bicubic: Haar details are a residual already"
+        )
+
+
+def _value(config: StageConfig, key: str) -> Any:
+    """What a dotted key stands for, None where this kind of stage has no such setting."""
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name, None)

@@ -1,0 +1,1 @@
+"""How good a cascade is: likelihoods of data sets, sample quality, layer checks, tables."""

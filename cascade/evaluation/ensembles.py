@@ -1,0 +1,60 @@
+"""Many high images for one low image: what the stages above it draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cascade.chain import Cascade
+from cascade.stage import per_stage
+from cascade.transforms.dequantise import expand_bits, reduce_bits
+from cascade.utils.non_finite import check_some_finite
+from cascade.utils.seeds import sample_noise
+from stages import InputError
+
+
+def level_of(cascade: Cascade, size: int) -> int:
+    """The stage that makes images of this size, as a place in the cascade.
+
+    Raises `InputError` where none does, or where no stage follows it.
+    """
+    below = [stage.shape[1] for stage in cascade.stages[:-1]]
+    if not below:
+        raise InputError(f"no stage follows {cascade.stages[0].name}: give a cascade of several")
+    if size not in below:
+        known = " or ".join(f"{side}x{side}" for side in below)
+        raise InputError(f"low images of this cascade are {known}, not {size}x{size}")
+    return below.index(size)
+
+
+@torch.no_grad()
+def versions(
+    cascade: Cascade,
+    low: Tensor,
+    count: int,
+    labels: Tensor | Sequence[int] | None = None,
+    temperature: float | Sequence[float] = 1.0,
+    seed: int = 0,
+) -> list[Tensor]:
+    """``count`` high images of each low one, uint8 (N, count, C, h, w) for every stage above it.
+
+    ``low`` is uint8 (N, C, h, w), of a size that some stage makes but the last; ``temperature`` is
+    one number, or one for each stage of the whole cascade. A version depends on its low image,
+    label, temperature, seed and number alone: all low images share the noise of each number.
+    Raises `InputError` where none is finite.
+    """
+    first = level_of(cascade, low.shape[-1]) + 1
+    labels = cascade.needed_labels(labels, len(low))
+    labels = None if labels is None else labels.repeat_interleave(count)
+    image = reduce_bits(low, cascade.bits)
+    found = []
+    for i, scale in list(enumerate(per_stage(temperature, len(cascade.stages))))[first:]:
+        stage = cascade.stages[i]
+        noise = scale * sample_noise(stage.flow.shape, seed, i, 0, count).repeat(len(low), 1, 1, 1)
+        y = stage.run(stage.flow.sample, noise, image, labels)
+        check_some_finite(y)
+        image, _ = stage.coding.image(y, image.repeat_interleave(len(y) // len(image), 0))
+        found.append(expand_bits(image, cascade.bits).unflatten(0, (len(low), count)))
+    return found

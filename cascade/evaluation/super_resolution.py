@@ -1,0 +1,135 @@
+"""Scores of super-resolution on real pairs: an image, and the same image made small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from cascade.chain import Cascade
+from cascade.data.sources import ImageSource
+from cascade.evaluation.ensembles import versions
+from cascade.evaluation.features import load_script
+from cascade.evaluation.image_metrics import SMALLEST, bicubic, mean_squares, psnr, ssim
+from cascade.evaluation.sample_quality import Advance, real_levels
+from cascade.transforms.dequantise import expand_bits, reduce_bits
+from cascade.transforms.pyramid import halve_to
+from cascade.utils.chunks import in_chunks
+from cascade.utils.distributed import spread
+from stages import InputError
+
+
+@dataclass
+class Perceptual:
+    """LPIPS, or another distance of two images, by a TorchScript net of the user's.
+
+    The net takes two float32 (B, 3, H, W) of values −1..1 and gives B numbers.
+    """
+
+    name: str
+    digest: str
+    net: Callable[[Tensor, Tensor], Tensor]
+    device: str | torch.device
+
+    @classmethod
+    def load(cls, file: str | Path, device: str | torch.device = "cpu") -> Perceptual:
+        """Read the net from a file; `InputError` where it is no TorchScript."""
+        net, digest = load_script(file, device)
+        return cls(Path(file).name, digest, net, device)
+
+    @torch.no_grad()
+    def __call__(self, one: Tensor, two: Tensor) -> Tensor:
+        """Distances (N,) of images uint8 (N, C, H, W)."""
+        try:
+            with torch.jit.optimized_execution(False):
+                found = in_chunks(self.net, self._seen(one), self._seen(two)).cpu()
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(f"{self.name} cannot compare two images: {reason}") from None
+        if found.numel() != len(one):
+            raise InputError(f"{self.name} must give a number a pair, gave {tuple(found.shape)}")
+        return found.flatten().double()
+
+    def _seen(self, images: Tensor) -> Tensor:
+        return images.to(self.device).expand(-1, 3, -1, -1).float() / 127.5 - 1
+
+
+def pair_scores(
+    cascade: Cascade,
+    source: ImageSource,
+    indices: Tensor,
+    factor: int,
+    samples: int = 1,
+    temperature: float | Sequence[float] = 1.0,
+    seed: int = 0,
+    perceptual: Perceptual | None = None,
+    batch: int = 128,
+    state: PartialState | None = None,
+    advance: Advance = lambda done: None,
+) -> dict[str, dict[str, float]]:
+    """Mean scores of the cascade and of bicubic interpolation, by name.
+
+    Each image at ``indices`` is made ``factor`` times smaller by the cascade's pyramid and raised
+    again ``samples`` times. Figures of samples are means over samples and images. ``psnr`` in dB
+    and ``ssim`` are beside the true image; ``lr_psnr`` beside the low image, from the mean squared
+    error over all images (a single image may be exact); ``diversity`` is the pixels' standard
+    deviation over an image's samples, in grey levels.
+    """
+    start = _start(cascade, factor)
+
+    def rows_of(first: int, number: int) -> list[Tensor]:
+        rows = indices[first : first + number]
+        found = real_levels(cascade, source, rows)
+        true, low = found[-1], found[start]
+        labels = source.labels[rows] if cascade.classes else None
+        drawn = versions(cascade, low, samples, labels, temperature, seed)[-1].transpose(0, 1)
+        ours = [_beside(cascade, image, true, low, perceptual) for image in drawn]
+        theirs = _beside(cascade, bicubic(low, factor), true, low, perceptual)
+        return [torch.stack(ours).mean(0), theirs, _diversity(drawn)]
+
+    ours, theirs, diversity = spread(rows_of, len(indices), batch, state, advance)
+    spread_out = {"diversity": diversity.mean().item()} if samples > 1 else {}
+    return {"cascade": _means(ours, perceptual) | spread_out, "bicubic": _means(theirs, perceptual)}
+
+
+def _start(cascade: Cascade, factor: int) -> int:
+    """The place of the stage whose images are ``factor`` times smaller than the cascade's."""
+    largest = 2 ** (len(cascade.stages) - 1)
+    if factor < 2 or factor & (factor - 1) or factor > largest:
+        raise InputError(
+            f"a cascade of {len(cascade.stages)} stages raises images by a power of two up to "
+            f"{largest}, not by {factor}"
+        )
+    if cascade.shape[1] < SMALLEST:
+        raise InputError(f"SSIM needs images of {SMALLEST}x{SMALLEST} or more")
+    return len(cascade.stages) - factor.bit_length()
+
+
+def _beside(
+    cascade: Cascade, image: Tensor, true: Tensor, low: Tensor, perceptual: Perceptual | None
+) -> Tensor:
+    """Columns PSNR, SSIM, squared error in the low image and, where there is a net, LPIPS."""
+    bits = cascade.bits
+    halved = halve_to(reduce_bits(image, bits), low.shape[-1], bits, cascade.pyramid)
+    squares = mean_squares(expand_bits(halved, bits), low)
+    columns = [psnr(mean_squares(image, true)), ssim(image, true), squares]
+    if perceptual:
+        columns.append(perceptual(image, true))
+    return torch.stack(columns, 1)
+
+
+def _diversity(drawn: Tensor) -> Tensor:
+    """Mean over pixels of the standard deviation over samples (S, N, C, H, W), (N,)."""
+    if len(drawn) == 1:
+        return torch.zeros(drawn.shape[1], dtype=torch.float64)
+    return drawn.double().std(0).flatten(1).mean(1)
+
+
+def _means(columns: Tensor, perceptual: Perceptual | None) -> dict[str, float]:
+    means = columns.mean(0)
+    found = {"psnr": means[0].item(), "ssim": means[1].item(), "lr_psnr": psnr(means[2]).item()}
+    return found | ({"lpips": means[3].item()} if perceptual else {})

@@ -1,0 +1,157 @@
+"""A table of cascades: what its YAML file says, and which stages the names of cascades mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from cascade.chain import Cascade
+from cascade.config import load_config
+from cascade.training.metrics_log import read_metrics
+from cascade.utils.yaml_files import first_line, read_yaml
+from stages import InputError
+
+PART = re.compile(r"(Glow|SRF)(CC)?(\d+)(?:\((\d*\.?\d+)\))?")
+
+
+@dataclass
+class Row:
+    """A cascade by name, its published scores by size, and the published replacement rate."""
+
+    name: str = MISSING
+    published: dict[int, float] = field(default_factory=dict)
+    replaced: float | None = None
+
+
+@dataclass
+class Table:
+    """Scores of several cascades under one protocol."""
+
+    title: str = MISSING
+    data: str = MISSING
+    runs: str = MISSING  # the folder of the stages' folders
+    configs: str = MISSING  # the folder of configurations that stages are trained from
+    rows: list[Row] = MISSING
+    sizes: list[int] = MISSING  # a column each
+    split: str = "test"
+    limit: int | None = None  # of the split's images
+    num: int = 50_000  # samples
+    temperature: float = 1.0
+    seed: int = 0
+    classes: int = 0  # of the stages marked CC
+    train: list[str] = field(default_factory=list)  # settings of every stage that is trained
+    root: str = "data"  # where downloads go
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stage of a cascade's name, such as ``SRFCC32(0.02)``, and the one before it."""
+
+    kind: str
+    conditional: bool
+    size: int
+    sigma: float
+    below: Part | None
+
+    @property
+    def plain(self) -> str:
+        """The name of its configuration's file: glow16, srf32."""
+        return f"{self.kind}{self.size}"
+
+    @property
+    def folder(self) -> str:
+        """The name of its stage folder, which says all that it is trained on."""
+        name = f"{self.kind}{'cc' * self.conditional}{self.size}"
+        return f"{name}-{self.sigma:g}-after-{self.below.folder}" if self.sigma else name
+
+    def settings(self, table: Table) -> list[str]:
+        """What to change in its configuration, as key=value."""
+        words = [
+            f"out={Path(table.runs, self.folder)}",
+            f"model.classes={table.classes if self.conditional else 0}",
+        ]
+        if self.sigma:
+            previous = Path(table.runs, self.below.folder)
+            words += [f"augment.previous={previous}", f"augment.sigma={self.sigma:g}"]
+        return [*words, *table.train]
+
+    def config(self, table: Table) -> Path:
+        """The configuration it is trained from."""
+        return Path(table.configs, f"{self.plain}.yaml")
+
+    def trained(self, table: Table) -> bool:
+        """Whether its stage folder holds weights, of the last step that its training asked for."""
+        folder = Path(table.runs, self.folder)
+        if not (folder / "model.safetensors").is_file():
+            return False
+        train, rows = load_config(folder / "config.yaml").train, read_metrics(folder)
+        return bool(rows) and rows[-1]["step"] >= train.pretrain_steps + train.steps
+
+    def replaced(self, table: Table) -> float | None:
+        """The last share of disturbed low images that its training gave up on, if it logged any."""
+        found = [row.get("replaced") for row in read_metrics(Path(table.runs, self.folder))]
+        return next((share for share in reversed(found) if share is not None), None)
+
+
+def parts(name: str) -> list[Part]:
+    """The stages a name such as ``Glow16-SRF32(0.02)-SRF64`` means, base first.
+
+    ``CC`` marks class-conditional stages; a number in brackets is the σ that a stage's low images
+    were disturbed by in training. Raises `InputError` where it is no such name.
+    """
+    found: list[Part] = []
+    for text in name.split("-"):
+        match = PART.fullmatch(text)
+        kind = "SRF" if found else "Glow"
+        if not match or match[1] != kind or (match[4] and not found):
+            raise InputError(
+                f"{name!r} is not a cascade's name such as Glow16-SRF32(0.02)-SRF64: see {text!r}"
+            )
+        below = found[-1] if found else None
+        found.append(Part(kind.lower(), bool(match[2]), int(match[3]), float(match[4] or 0), below))
+    return found
+
+
+def load_table(file: str | Path, overrides: Sequence[str] = ()) -> Table:
+    """Read a table's YAML file and apply ``key=value`` overrides; `InputError` where it is bad."""
+    for override in overrides:
+        if "=" not in override:
+            raise InputError(f"{override!r} is not of the form key=value")
+    try:
+        given = OmegaConf.merge(
+            OmegaConf.structured(Table),
+            read_yaml(file),
+            OmegaConf.from_dotlist(list(overrides)),
+        )
+        table = OmegaConf.to_object(given)
+    except InputError:
+        raise
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"no table {file}") from None
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
+        raise InputError(f"{file}: {first_line(error)}") from None
+    for row in table.rows:
+        if any(part.conditional for part in parts(row.name)) and not table.classes:
+            raise InputError(f"{file}: {row.name} is class-conditional, but classes is 0")
+    return table
+
+
+def load_row(row: Row, table: Table, device: str) -> Cascade:
+    """The cascade of a row; `InputError` where a stage was trained as something else."""
+    named = parts(row.name)
+    cascade = Cascade.load(table.runs, [part.folder for part in named], device)
+    for part, stage in zip(named, cascade.stages, strict=True):
+        learned = stage.config
+        what = (learned.data.size, bool(learned.model.classes), learned.augment.sigma)
+        if what != (part.size, part.conditional, part.sigma):
+            raise InputError(
+                f"{stage.name} is of size {what[0]}, {learned.model.classes} classes and sigma "
+                f"{what[2]}, which is not what {row.name} says"
+            )
+    return cascade

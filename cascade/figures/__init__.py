@@ -1,0 +1,1 @@
+"""Pictures of many images, heat maps and walks through latent space."""

@@ -1,0 +1,1 @@
+"""Training one stage: the loop, its phases, checkpoints, logs, and the stage folder."""

@@ -1,0 +1,72 @@
+"""What a stage trains, one phase after another, and what each phase minimises.
+
+An SRFlow's encoder may first be trained alone, as a super-resolution net (``encoder``), then stay
+as it is while the flow is trained around it (``frozen``), then be trained along (``all``), as any
+Glow is from the start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cascade.config import StageConfig
+from cascade.data.batches import Batch
+from cascade.transforms.dequantise import density_bpd
+from stages import Flow
+from stages.superres import SuperResolution
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One of ``encoder``, ``frozen`` and ``all``, and the step at which it ends."""
+
+    name: str
+    end: int
+
+
+def phases(config: StageConfig) -> list[Phase]:
+    """The phases of a run, in order; those of no steps are left out, but for the last."""
+    pretrain, frozen = config.train.pretrain_steps, config.train.frozen_steps
+    last = Phase("all", pretrain + config.train.steps)
+    found = [Phase("encoder", pretrain), Phase("frozen", pretrain + frozen)]
+    starts = (0, pretrain)
+    return [p for p, start in zip(found, starts, strict=True) if p.end > start] + [last]
+
+
+def super_resolution(flow: Flow, config: StageConfig) -> SuperResolution:
+    """The net that trains a flow's encoder: it predicts what the flow models."""
+    doubles = config.model.pyramid == "bicubic"
+    return SuperResolution(flow.encoder, flow.shape[0], doubles)
+
+
+def encoder_loss(
+    module: nn.Module, batch: Batch, config: StageConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L1 between what the low images predict and the target."""
+    l1 = F.l1_loss(module(batch.low).float(), batch.target)
+    return l1, {"l1": l1.detach()}
+
+
+def flow_loss(
+    module: nn.Module, batch: Batch, config: StageConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Bits/dim, plus the weighted loss of the class read-out where there are classes."""
+    model = config.model
+    nats, logits = module(*batch.parts)
+    bpd = density_bpd(nats, batch.target, config.data.bits).mean()
+    class_loss = bpd.new_zeros(())
+    if logits is not None:
+        class_loss = classification(logits, batch.label, model.class_loss)
+    found = {"bpd": bpd.detach(), "class_loss": class_loss.detach()}
+    return bpd + model.class_weight * class_loss, found
+
+
+def classification(logits: Tensor, label: Tensor, kind: str) -> Tensor:
+    """The loss on the class read-out: binary (the thesis) or softmax (Glow) cross-entropy."""
+    if kind == "softmax":
+        return F.cross_entropy(logits, label)
+    one_hot = F.one_hot(label, logits.shape[1]).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, one_hot)

@@ -1,0 +1,1 @@
+"""What happens to images before a flow sees them: pyramids, dequantisation, details."""

@@ -1,0 +1,107 @@
+"""What a stage models: an image's pixels, or the details that its low image lacks.
+
+Either way integers v, which `dequantise` makes continuous as y = (v + u)/2ⁿ − ½.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cascade.config import StageConfig
+from cascade.transforms import haar
+from cascade.transforms.dequantise import centre, dequantise, integers
+from cascade.utils.seeds import image_noise
+
+
+@dataclass
+class Coding(ABC):
+    """Images uint8 (B, C, H, W) of n ``bits`` ↔ what a stage's flow sees of them."""
+
+    bits: int
+    span: ClassVar[float]  # how much of y's range the values of images take up
+
+    @abstractmethod
+    def values(self, image: Tensor) -> Tensor:
+        """The integers that the stage models, of its flow's shape."""
+
+    @abstractmethod
+    def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The image whose values' bins hold y, given the low image of half the size.
+
+        Values that no image has are clipped; how many of each row's were, (B,), comes second.
+        What is not finite is clipped too, to the middle value where it is not a number.
+        """
+
+    @abstractmethod
+    def beyond(self, y: Tensor) -> Tensor:
+        """How far the worst of each row's values lies outside its range, in whole ranges, (B,)."""
+
+    def centre(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """y in the middle of each value's bin: u = ½."""
+        return centre(self.values(image), dtype, self.bits)
+
+    def dequantise(self, image: Tensor, seed: int, stage: int, draw: int) -> Tensor:
+        """y with noise that belongs to each image and to nothing else, see `image_noise`."""
+        values = self.values(image)
+        noise = image_noise(image, values.shape[1:], seed, stage, draw)
+        return dequantise(values, noise, self.bits)
+
+
+class Pixels(Coding):
+    """The image itself, within ±½."""
+
+    span = 1.0
+
+    def values(self, image: Tensor) -> Tensor:
+        return image
+
+    def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
+        values = integers(y, self.bits)
+        image = values.clamp(0, 2**self.bits - 1).to(torch.uint8)
+        return image, _changed(image, values, y)
+
+    def beyond(self, y: Tensor) -> Tensor:
+        return _beyond(y, 0.5)
+
+
+class Details(Coding):
+    """Integer Haar details (B, 3C, H/2, W/2), see `cascade.transforms.haar`, moved up by 2ⁿ⁻¹.
+
+    So y = (d + u)/2ⁿ for a detail d, within ±2. Clipping never changes the low image.
+    """
+
+    span = 4.0
+
+    def values(self, image: Tensor) -> Tensor:
+        return haar.split(image)[1] + 2 ** (self.bits - 1)
+
+    def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
+        values = integers(y, self.bits)
+        image = haar.join(low, values - 2 ** (self.bits - 1), self.bits)
+        return image, _changed(self.values(image), values, y)
+
+    def beyond(self, y: Tensor) -> Tensor:
+        lh, hl, hh = y.chunk(3, dim=1)
+        return torch.stack([_beyond(lh, 1), _beyond(hl, 1), _beyond(hh, 2)]).amax(0)
+
+
+def _changed(one: Tensor, two: Tensor, y: Tensor) -> Tensor:
+    return ((one != two) | ~y.isfinite()).flatten(1).sum(1)
+
+
+def _beyond(y: Tensor, reach: float) -> Tensor:
+    """The largest (|y| − reach)/(2·reach) of each row, not below 0."""
+    worst = y.flatten(1).abs().nan_to_num(nan=math.inf).amax(1)
+    return ((worst - reach) / (2 * reach)).clamp(min=0)
+
+
+def coding(config: StageConfig) -> Coding:
+    """What a stage of this configuration models."""
+    of_details = config.model.kind == "srflow" and config.model.pyramid == "haar"
+    return (Details if of_details else Pixels)(config.data.bits)

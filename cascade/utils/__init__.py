@@ -1,0 +1,1 @@
+"""Used everywhere: chunks, seeds, whole files, locks, processes, values that are not finite."""
