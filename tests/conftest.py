@@ -50,7 +50,6 @@ def run_tool(tool: str, *words: object, cwd: Path = ROOT) -> Finished:
         redirect_stdout(out),
         redirect_stderr(err),
         patch.object(sys, "argv", [tool, *map(str, words)]),
-        patch.object(sys, "path", [folder, *sys.path]),
         chdir(cwd),
     ):
         try:

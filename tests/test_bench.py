@@ -1,6 +1,5 @@
 """The benchmark: what it counts is right, and what it prints is complete. Speed is not tested."""
 
-import importlib
 import json
 import math
 
@@ -9,6 +8,7 @@ import torch
 from conftest import ROOT, launch, randomise, run_tool
 from torch import Tensor
 
+from cascade.benchmark import baselines, operations
 from cascade.config import load_config
 from cascade.stage import build
 from stages import Bijection
@@ -56,9 +56,7 @@ def test_table(tmp_path):
         assert f"{key} over normflows" in done.stdout
 
 
-def test_the_rival_of_the_library_uses_its_convolutions(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    operations = importlib.import_module("operations")
+def test_the_baseline_of_the_library_uses_its_convolutions():
     config = load_config(BENCH, [*SMALL[:2], "train.batch_size=2"])
     for make, expected in ((operations.ours, False), (operations.library, True)):
         train = make(config, torch.device("cpu"), "float32")["training"]
@@ -113,14 +111,12 @@ def copy_steps(steps: Steps, plain: list[Bijection]) -> None:
 
 
 @torch.no_grad()
-def test_the_plain_srflow_is_the_same_model(monkeypatch):
+def test_the_plain_srflow_is_the_same_model():
     """What is made once a level is what every step would make for itself."""
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    rivals = importlib.import_module("rivals")
     small = ["model.levels=2", "model.steps=2", "model.width=8", "model.encoder_blocks=1"]
     small += ["model.conditional_prior=false"]
     config = load_config(ROOT / "configs/mnist5k/srf16.yaml", small)
-    flow, plain = randomise(build(config), 0.1), randomise(rivals.plain_srflow(config), 0.1)
+    flow, plain = randomise(build(config), 0.1), randomise(baselines.plain_srflow(config), 0.1)
     levels = [module for module in flow.modules() if isinstance(module, Steps)]
     chain = plain.body.inner
     for steps in levels:

@@ -145,7 +145,7 @@ def test_a_table_is_trained_scored_and_resumed(digits, few_digits, net, tmp_path
     partly = run_tool("tables", file, "--features", net)
     assert partly.returncode == 2
     assert "1 of 2 rows lack a trained stage" in partly.stderr
-    assert "accelerate launch tools/train.py configs/mnist5k/srf16.yaml" in partly.stderr
+    assert "csrflow train configs/mnist5k/srf16.yaml" in partly.stderr
     assert "| GlowCC8-SRFCC16(0.5) | – (0.25) |" in partly.stdout
     entries = json.loads(known.read_text())
     entries[0]["frechet"] = 123.0  # a finished score is taken as it stands

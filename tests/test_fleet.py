@@ -1,6 +1,5 @@
 """`train.py --all`: all stages of a folder of configurations."""
 
-import importlib
 import os
 import signal
 import subprocess
@@ -11,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import CORES, ROOT, TINY, run_tool
+
+from cascade.commands.shared.train_all import shares
 
 
 def two_stages(folder: Path) -> None:
@@ -97,9 +98,7 @@ def test_no_launcher_starts_a_fleet(tmp_path, monkeypatch):
     assert "run it without a launcher" in done.stderr
 
 
-def test_shares_of_the_cores(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    shares = importlib.import_module("fleet").shares
+def test_shares_of_the_cores():
     assert shares([2, 3, 5], 5) == [(2,), (3,), (5,)]
     assert shares([0, 1, 2, 3, 4], 2) == [(0, 1), (2, 3, 4)]
     assert shares([7], 3) == [(7,)]

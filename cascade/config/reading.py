@@ -13,6 +13,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from yaml import YAMLError
 
 from cascade.config.schema import KINDS, StageConfig
+from cascade.config.shipped import find_config, shipped_names
 from cascade.config.validation import check
 from cascade.utils.files import whole
 from cascade.utils.yaml_files import first_line, read_yaml
@@ -29,7 +30,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
         if "=" not in override:
             raise InputError(f"{override!r} is not of the form key=value")
     try:
-        given, changes = read_yaml(path), OmegaConf.from_dotlist(list(overrides))
+        given, changes = read_yaml(find_config(path)), OmegaConf.from_dotlist(list(overrides))
         augment, sigma = given.get("augment"), OmegaConf.select(changes, "augment.sigma")
         if sigma is not None and isinstance(augment, DictConfig):
             augment.pop("sigma", None)  # a schedule is replaced, not added to
@@ -44,7 +45,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
     except InputError:
         raise
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"no configuration file {path}") from None
+        names = ", ".join(shipped_names())
+        raise InputError(f"no configuration file {path}; those that are shipped: {names}") from None
     except (ConfigKeyError, MissingMandatoryValue) as error:
         raise InputError(f"{path}: {_explain(error, kind)}") from None
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OverflowError) as error:

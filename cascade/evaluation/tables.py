@@ -13,6 +13,7 @@ from yaml import YAMLError
 
 from cascade.chain import Cascade
 from cascade.config import load_config
+from cascade.config.shipped import find_config
 from cascade.training.metrics_log import read_metrics
 from cascade.utils.yaml_files import first_line, read_yaml
 from stages import InputError
@@ -83,7 +84,7 @@ class Part:
 
     def config(self, table: Table) -> Path:
         """The configuration it is trained from."""
-        return Path(table.configs, f"{self.plain}.yaml")
+        return find_config(Path(table.configs, f"{self.plain}.yaml"))
 
     def trained(self, table: Table) -> bool:
         """Whether its stage folder holds weights, of the last step that its training asked for."""
@@ -126,7 +127,7 @@ def load_table(file: str | Path, overrides: Sequence[str] = ()) -> Table:
     try:
         given = OmegaConf.merge(
             OmegaConf.structured(Table),
-            read_yaml(file),
+            read_yaml(find_config(file)),
             OmegaConf.from_dotlist(list(overrides)),
         )
         table = OmegaConf.to_object(given)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import psutil
 import torch
-from interrupt import INTERRUPTED
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import distributed
 
 from cascade import Cascade, InputError
+from cascade.commands import INTERRUPTED
 from cascade.utils.files import check_writable, finite, whole
 from stages import Remark, SaidElsewhere
 

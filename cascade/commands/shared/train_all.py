@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cli
 import torch
-from interrupt import INTERRUPTED
 
+from cascade.commands import INTERRUPTED
+from cascade.commands.shared import cli
 from cascade.config import StageConfig, load_config
+from cascade.config.shipped import find_config
 from cascade.training.signals import FLEET, stop_requests
 from stages import InputError
-
-TRAIN = os.path.relpath(Path(__file__).with_name("train.py"))
 
 
 @dataclass
@@ -35,7 +34,7 @@ class Job:
 
     @property
     def words(self) -> list[str]:
-        return [TRAIN, str(self.file), *self.settings]
+        return ["train", str(self.file), *self.settings]
 
     @property
     def waits_for(self) -> Path | None:
@@ -65,9 +64,8 @@ class Running:
         if slot.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
         bind = partial(os.sched_setaffinity, 0, slot.cores) if slot.cores else None
-        start = partial(
-            subprocess.Popen, [sys.executable, *job.words], env=environment, preexec_fn=bind
-        )
+        command = [sys.executable, "-m", "cascade.commands", *job.words]
+        start = partial(subprocess.Popen, command, env=environment, preexec_fn=bind)
         if alone:
             self.process = start()
             return
@@ -94,7 +92,7 @@ class Running:
 
 def jobs(folder: str, overrides: Sequence[str]) -> list[Job]:
     """The stages of a folder of configurations."""
-    files = sorted(Path(folder).glob("*.yaml"))
+    files = sorted(find_config(folder).glob("*.yaml"))
     if not files:
         raise InputError(f"{folder} holds no configurations (.yaml)")
     if any(word.startswith("out=") for word in overrides):
@@ -111,7 +109,7 @@ def show(found: Sequence[Job]) -> None:
     devices = gpus()
     for place, job in enumerate(found):
         prefix = f"CUDA_VISIBLE_DEVICES={devices[place % len(devices)]} " if devices else ""
-        print(prefix + shlex.join(["python", *job.words]))
+        print(prefix + shlex.join(["csrflow", *job.words]))
 
 
 def train(found: Sequence[Job]) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cli import say
 from rich.table import Table
 
 from cascade import Report
+from cascade.commands.shared.cli import say
 from cascade.evaluation.layer_checks import StageCheck
 from cascade.evaluation.variational import VariationalReport
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cli import say
-from show import figures_table
+from cascade.commands.shared.cli import say
+from cascade.commands.shared.display import figures_table
 
 Result = dict[str, object]
 OF_PAIRS = {

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib
-from plots import DPI, STYLE, save
 from torch import Tensor
+
+from cascade.figures.plots import DPI, STYLE, save
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -6,16 +6,16 @@ import argparse
 import math
 
 import torch
-from inputs import choose, load, open_data, real_images
-from sheets import Block, save_sheet
 from torch import Tensor
 
 from cascade import Cascade, InputError
+from cascade.commands.shared.images import choose, load, open_data, real_images
 from cascade.data.sources import ImageSource
 from cascade.evaluation.ensembles import level_of, versions
 from cascade.evaluation.neighbours import Neighbours, neighbours
 from cascade.figures.grid import grid, save_moving
 from cascade.figures.interpolation import between, walk
+from cascade.figures.sheets import Block, save_sheet
 from cascade.likelihood import consistency
 from cascade.stage import per_stage
 from cascade.transforms.dequantise import bits_per_dim, expand_bits, reduce_bits

@@ -1,15 +1,14 @@
-"""What `bench.py` times: a stage's training step, likelihoods and samples, and those of rivals."""
+"""What `bench` times: a stage's training step, likelihoods and samples, and those of baselines."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
 
-import measure
-import rivals
 import torch
 from torch import Tensor, nn
 
+from cascade.benchmark import baselines, measure
 from cascade.config import StageConfig
 from cascade.stage import build
 from cascade.training.optimizer import optimiser
@@ -135,7 +134,7 @@ def plain(
     config: StageConfig, device: torch.device, precision: str
 ) -> dict[str, measure.Operation]:
     """The same of an SRFlow that reads its condition at every step, in the usual convolutions."""
-    loss = ready(rivals.plain_srflow(config), config, device)
+    loss = ready(baselines.plain_srflow(config), config, device)
     given, mixed = inputs(config, device), autocast(device, precision)
     low = given.low[:1].expand(VERSIONS, -1, -1, -1)
     versions = of_one_image(loss.flow, given, low, mixed)
@@ -152,7 +151,7 @@ def library(
 
 def usual(operations: dict[str, measure.Operation]) -> dict[str, measure.Operation]:
     """Operations that leave convolutions to the library on every device."""
-    return {name: partial(rivals.with_the_library, run) for name, run in operations.items()}
+    return {name: partial(baselines.with_the_library, run) for name, run in operations.items()}
 
 
 def normflows(
@@ -160,7 +159,7 @@ def normflows(
 ) -> dict[str, measure.Operation]:
     """The same of normflows' Glow."""
     x, mixed = inputs(config, device).x, autocast(device, precision)
-    flow = rivals.normflows_glow(config, x).to(device)
+    flow = baselines.normflows_glow(config, x).to(device)
     adam = optimiser(flow, config.train)
 
     def train() -> None:
@@ -177,7 +176,7 @@ def normflows(
     return {"training": train, "sampling": sample}
 
 
-RIVALS = {"normflows": normflows, "plain": plain, "library": library}
+BASELINES = {"normflows": normflows, "plain": plain, "library": library}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

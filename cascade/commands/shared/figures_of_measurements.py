@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import plots
-from inputs import load, real_images
-from sheets import Block, save_sheet
-
 from cascade import InputError
+from cascade.commands.shared.images import load, real_images
 from cascade.evaluation.robustness import conditional_bpd, reconstructions, round_trip, stability
+from cascade.figures import plots
+from cascade.figures.sheets import Block, save_sheet
 from cascade.training.metrics_log import logged_stages, read_metrics
 
 Row = dict[str, object]

@@ -1,0 +1,1 @@
+"""Speed and memory of a stage, and of other implementations beside it."""

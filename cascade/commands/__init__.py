@@ -1,0 +1,52 @@
+"""The command line: a module a command, which parses, builds, calls and prints.
+
+Nothing is imported here that takes long, so that Ctrl-C is quiet from the start.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+
+INTERRUPTED = 130  # the exit code after Ctrl-C
+COMMANDS = {
+    "train": "train a stage, or all stages of a cascade",
+    "sample": "draw a grid of samples",
+    "likelihood": "bits/dim of a data set",
+    "evaluate": "FID and other scores of samples, super-resolution scores of real pairs",
+    "tables": "train and score a table of cascades",
+    "figures": "draw figures of cascades and of training",
+    "upscale": "enlarge a photo",
+    "bench": "measure speed and memory of a stage",
+}
+
+
+def run(command: str) -> None:
+    """Run a command on ``sys.argv``; Ctrl-C during its imports ends it without a traceback."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    from cascade.commands.shared import cli
+
+    cli.run(importlib.import_module(f"cascade.commands.{command}").main)
+
+
+def main() -> None:
+    """``csrflow COMMAND ...``"""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in COMMANDS:
+        sys.argv[:2] = [f"csrflow {command}"]
+        run(command)
+        return
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(f"csrflow {version('csrflow')}")
+        return
+    lines = [f"  {name:<11} {what}" for name, what in COMMANDS.items()]
+    text = "\n".join(["usage: csrflow COMMAND ...", "", *lines, "", "csrflow COMMAND --help"])
+    if command in ("-h", "--help"):
+        print(text)
+        return
+    print(f"error: there is no command {command!r}\n{text}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,164 @@
+"""Speed and memory of a stage, on this machine: python tools/bench.py configs/bench/glow32.yaml"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from dataclasses import replace
+from statistics import median
+
+import torch
+from rich.table import Table
+
+from cascade.benchmark import measure
+from cascade.benchmark.operations import BASELINES, VERSIONS, ours
+from cascade.commands.shared import cli
+from cascade.config import StageConfig, load_config
+from stages import InputError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+KINDS = ("training", "likelihood", "sampling")
+OF_A_CONDITION = {  # what an SRFlow is timed at as well
+    "versions": f"{VERSIONS} samples of one low image",
+    "encoder": "of training: the encoder",
+    "condition": "of training: what its features decide",
+}
+TIMED = (*KINDS, *OF_A_CONDITION)
+RATIOS = {
+    "training": "train_ratio",
+    "likelihood": "likelihood_ratio",
+    "sampling": "sample_ratio",
+    "versions": "versions_ratio",
+}
+
+
+def main() -> None:
+    args = parse()
+    cli.check_outputs([args.json], args.force)
+    config = load_config(args.config, args.overrides)
+    device = torch.device(cli.device_of(args))
+    if args.memory:
+        operation = "backward" if args.memory == "training" else args.memory
+        print(measure.peak_memory(ours(config, device, args.precision[0])[operation], device))
+        return
+    operations, counts = gather(args, config, device)
+    seconds = measure.interleaved(operations, device, args.repeats)
+    result = {
+        "config": args.config,
+        "batch": config.train.batch_size,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **summary(args, config.train.batch_size, seconds, counts),
+    }
+    show(result, args.against)
+    if args.json:
+        cli.write_json(result, args.json)
+
+
+def gather(
+    args: argparse.Namespace, config: StageConfig, device: torch.device
+) -> tuple[dict[str, measure.Operation], dict[str, int]]:
+    """All that is to be timed, by name, and the floating-point operations of what is ours.
+
+    They are counted of the stage as it is written: not compiled, nothing computed twice.
+    """
+    operations, counts = {}, {}
+    written = replace(config, train=replace(config.train, compile=False, memory="store"))
+    for precision in args.precision:
+        theirs = BASELINES[args.against](written, device, precision) if args.against else {}
+        peak = f"peak {precision}"
+        operations[peak], counts[peak] = measure.matmul(device, PRECISIONS[precision])
+        mine, plain = (ours(c, device, precision) for c in (config, written))
+        for kind in filter(mine.__contains__, TIMED):
+            operations[f"{kind} {precision}"] = mine[kind]
+            counts[f"{kind} {precision}"] = measure.flops(plain[kind])
+        for kind in filter(theirs.__contains__, RATIOS):
+            operations[f"{args.against} {kind} {precision}"] = theirs[kind]
+    return operations, counts
+
+
+def summary(
+    args: argparse.Namespace, batch: int, seconds: dict[str, list[float]], counts: dict[str, int]
+) -> dict[str, object]:
+    """The table's rows, the peaks, and, ``--against`` another implementation, the ratios."""
+    speeds = {name: count / median(seconds[name]) / 1e9 for name, count in counts.items()}
+    rows, ratios = [], {}
+    for precision in args.precision:
+        for kind in TIMED:
+            name = f"{kind} {precision}"
+            if name not in seconds:
+                continue
+            images, time = VERSIONS if kind == "versions" else batch, median(seconds[name])
+            share = speeds[name] / speeds[f"peak {precision}"]
+            row = {"operation": kind, "precision": precision, "images_per_s": images / time}
+            row |= {"ms": 1000 * time, "gflops": speeds[name], "share_of_peak": share}
+            if kind in KINDS:
+                row["mib"] = memory_of(args, kind, precision) / 2**20
+            rows.append(row)
+            if f"{args.against} {name}" in seconds:
+                found = measure.ratio(seconds[f"{args.against} {name}"], seconds[name])
+                ratios[RATIOS[kind] + "_bf16" * (precision == "bfloat16")] = found
+    peaks = {precision: speeds[f"peak {precision}"] for precision in args.precision}
+    return {"peak_gflops": peaks, "rows": rows, **ratios}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="YAML file of a stage")
+    parser.add_argument("overrides", nargs="*", help="settings to change, as key=value")
+    parser.add_argument(
+        "--repeats", type=cli.positive, default=9, help="of which medians are taken"
+    )
+    parser.add_argument(
+        "--precision", type=lambda text: text.split(","), default=["float32"],
+        help="float32, bfloat16, or both: float32,bfloat16",
+    )  # fmt: skip
+    parser.add_argument(
+        "--against", choices=list(BASELINES),
+        help="a Glow of another package, an SRFlow that reads its condition at every step, or the "
+        "same stage in the library's convolutions",
+    )  # fmt: skip
+    parser.add_argument("--device", help="cpu, cuda, ...; a GPU where there is one")
+    parser.add_argument(
+        "--memory", choices=KINDS,
+        help="print one operation's peak bytes alone, beyond weights, gradients and optimiser",
+    )  # fmt: skip
+    parser.add_argument("--json", help="also write the table to this file")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
+    args = parser.parse_intermixed_args()
+    if not set(args.precision) <= set(PRECISIONS):
+        raise InputError(
+            f"--precision is float32, bfloat16 or both, got {','.join(args.precision)}"
+        )
+    return args
+
+
+def memory_of(args: argparse.Namespace, kind: str, precision: str) -> int:
+    """Peak bytes of one operation, in a process of its own."""
+    command = [sys.executable, "-m", "cascade.commands", "bench", args.config, *args.overrides]
+    command += ["--memory", kind, "--precision", precision]
+    command += ["--device", args.device] if args.device else []
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def show(result: dict[str, object], against: str | None) -> None:
+    title = f"{result['config']}, batch {result['batch']}, {result['device']}"
+    table = Table("operation", title=title)
+    for name in ("images/s", "ms", "GFLOP/s", "of the peak", "MiB"):
+        table.add_column(name, justify="right")
+    for row in result["rows"]:
+        kind = OF_A_CONDITION.get(row["operation"], row["operation"])
+        table.add_row(
+            f"{kind}, {row['precision']}", f"{row['images_per_s']:.1f}", f"{row['ms']:.1f}",
+            f"{row['gflops']:.1f}", f"{row['share_of_peak']:.0%}",
+            f"{row['mib']:.0f}" if "mib" in row else "",
+        )  # fmt: skip
+    cli.say(table)
+    peaks = ", ".join(f"{p} {speed:.0f}" for p, speed in result["peak_gflops"].items())
+    cli.say(f"peak, from products of large matrices, GFLOP/s: {peaks}")
+    for name, value in result.items():
+        if "_ratio" in name:
+            cli.say(f"{name} over {against}: {value:.2f}")

@@ -1,0 +1,140 @@
+"""Draw a grid of samples: python tools/sample.py runs/mnist5k --num 100 --out grid.png"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from cascade import Cascade, InputError
+from cascade.commands.shared import cli
+from cascade.commands.shared.display import clip_line
+from cascade.figures.grid import save_grid
+from cascade.likelihood import clip_rates
+from cascade.stage import per_stage
+from cascade.utils.files import whole
+from cascade.utils.non_finite import NONE_FINITE
+
+WIDEST = 20  # images in a row of the grid
+
+
+def main() -> None:
+    args = parse()
+    cli.check_outputs([args.out, args.npz, args.json], args.force)
+    cli.check_picture(args.out)
+    temperature = cli.temperatures(args.temperature)
+    cascade = cli.load_cascade(args)
+    per_stage(temperature, len(cascade.stages))
+    cli.check_memory(4 * args.num * math.prod(cascade.shape), f"{args.num:,} samples")
+    rows = class_rows(cascade, args.classes, args.num)
+    labels = rows and cascade.needed_labels(
+        [label for label, n in rows for _ in range(n)], args.num
+    )
+    started = time.perf_counter()
+    images, failed, clipped = draw(cascade, args, labels, temperature)
+    speed = args.num / (time.perf_counter() - started)
+    if failed == args.num and not args.allow_not_finite:
+        raise InputError(f"{NONE_FINITE}; --allow-not-finite writes them all the same")
+    save_rows(images, rows, cascade.class_names, args.out)
+    if args.npz:
+        save_npz(images, labels, args.npz)
+    result = {
+        "run": args.run,
+        "stages": [stage.name for stage in cascade.stages],
+        "num": args.num,
+        "seed": args.seed,
+        "temperature": temperature,
+        "classes": args.classes,
+        "images_per_s": speed,
+        "not_finite": failed,
+        "clipped": clipped,
+        "out": args.out,
+    }
+    if args.json:
+        cli.write_json(result, args.json)
+    cli.say(f"{args.out}: {args.num} samples, {speed:.1f} images/s, {failed} not finite")
+    cli.say(clip_line(clipped))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    cli.add_cascade_arguments(parser)
+    parser.add_argument("--num", type=cli.positive, default=100)
+    parser.add_argument("--classes", help="draw these classes, a row each: 3,7 (default: all)")
+    parser.add_argument("--temperature", default="1.0", help="one number, or one a stage: 0.9,0.8")
+    parser.add_argument("--out", default="grid.png", help="picture to write")
+    parser.add_argument("--npz", help="also write images (N, H, W, C) and labels to this file")
+    parser.add_argument(
+        "--allow-not-finite", action="store_true", help="write samples though none is finite"
+    )
+    return parser.parse_args()
+
+
+def class_rows(cascade: Cascade, classes: str | None, num: int) -> list[tuple[int, int]] | None:
+    """The rows of the picture: the label of each, and how many samples it has."""
+    if not cascade.classes:
+        if classes:
+            raise InputError("--classes was given, but no stage of this cascade uses labels")
+        return None
+    try:
+        chosen = [int(c) for c in classes.split(",")] if classes else list(range(cascade.classes))
+    except ValueError:
+        raise InputError(f"--classes takes numbers such as 3,7, got {classes}") from None
+    if classes and num < len(chosen):
+        raise InputError(f"--classes names {len(chosen)} rows, --num {num} is too few to fill them")
+    unlabelled = [stage.name for stage in cascade.stages if not stage.classes]
+    if unlabelled:
+        cli.say(f"labels are ignored by the unconditional {', '.join(unlabelled)}")
+    ends = [-(-i * num // len(chosen)) for i in range(len(chosen) + 1)]
+    counts = [last - first for first, last in itertools.pairwise(ends)]
+    return [(label, count) for label, count in zip(chosen, counts, strict=True) if count]
+
+
+def draw(
+    cascade: Cascade, args: argparse.Namespace, labels: Tensor | None, temperature: list[float]
+) -> tuple[Tensor, int, dict[str, object]]:
+    """Samples, how many were not finite, and how often they were clipped."""
+    images, clipped, failed = [], [], 0
+    with Progress(console=cli.console, transient=True) as bar:
+        task = bar.add_task("sampling", total=args.num)
+        for first in range(0, args.num, args.batch):
+            count = min(args.batch, args.num - first)
+            part = None if labels is None else labels[first : first + count]
+            found = cascade.draw(count, part, temperature, args.seed, first)
+            images.append(found.images[-1])
+            clipped.append(found.clipped)
+            failed += int((~found.finite).sum())
+            bar.advance(task, count)
+    names = [stage.name for stage in cascade.stages]
+    return torch.cat(images), failed, clip_rates(torch.cat(clipped), names)
+
+
+def save_rows(
+    images: Tensor, rows: list[tuple[int, int]] | None, names: Sequence[str], file: str
+) -> None:
+    """A square grid, or with labels one named class a row (more rows where a class has many)."""
+    if rows is None:
+        save_grid(images, file, min(math.ceil(math.sqrt(len(images))), WIDEST))
+        return
+    groups = images.split([count for _, count in rows])
+    columns = min(max(map(len, groups)), WIDEST)
+    padded = [torch.cat([g, g.new_zeros(-len(g) % columns, *g.shape[1:])]) for g in groups]
+    captions = []
+    for (label, _), group in zip(rows, padded, strict=True):
+        captions += [names[label]] + [""] * (len(group) // columns - 1)
+    save_grid(torch.cat(padded), file, columns, captions)
+
+
+def save_npz(images: Tensor, labels: Tensor | None, file: str) -> None:
+    arrays = {"images": images.permute(0, 2, 3, 1).numpy()}
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+    with whole(file) as aside, open(aside, "wb") as handle:
+        np.savez_compressed(handle, **arrays)

@@ -1,0 +1,1 @@
+"""What several commands do alike: arguments, errors, tables on the terminal, figures."""

@@ -1,0 +1,118 @@
+"""Train one stage: accelerate launch tools/train.py configs/mnist5k/glow8.yaml [key=value ...]"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from cascade.commands.shared import cli, train_all
+from cascade.config import StageConfig, load_config
+from cascade.manifest import register
+from cascade.stage import build
+from cascade.training.trainer import Trainer
+from stages import Flow, InputError
+
+
+def main() -> None:
+    args = parse()
+    if args.all:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError("--all starts processes of its own: run it without a launcher")
+        found = train_all.jobs(args.all, [args.config, *args.overrides] if args.config else [])
+        train_all.show(found) if args.dry_run else train_all.train(found)
+        return
+    config = load_config(args.config, args.overrides)
+    cli.check_outputs([args.json], force=True)  # here --force is about the stage
+    if args.dry_run:
+        cli.say(description(config))
+        return
+    trainer = Trainer(config, anew=args.force)
+    if not trainer.accelerator.is_main_process:
+        trainer.run()
+        return
+    cli.say(f"{config.out}: {parameters(trainer.flow):,} parameters, from step {trainer.step}")
+    last: dict[str, float] = {}
+    with progress_bar() as bar:
+        task = bar.add_task(trainer.out.name, total=trainer.steps, figures="")
+        bar.update(task, completed=trainer.step)
+
+        def watch(step: int, metrics: dict[str, float]) -> None:
+            last.update(metrics)
+            bar.update(task, completed=step, figures=figures(metrics))
+            for name in ("bpd", "l1"):
+                held_out = metrics.get(f"{trainer.held_out.split}_{name}")
+                if held_out is not None:
+                    line = f"step {step}: {figures(metrics)}, {held_out:.3f} {name} held out"
+                    bar.console.print(line)
+
+        finished = trainer.run(watch)
+    if args.json:
+        cli.write_json({"out": config.out, "finished": finished, **last}, args.json)
+    if finished:
+        cli.say(register(trainer.out))
+    else:
+        cli.say(f"stopped at step {trainer.step}; the same command continues")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", nargs="?", help="YAML file of the stage")
+    parser.add_argument("overrides", nargs="*", help="settings to change, as key=value")
+    parser.add_argument("--dry-run", action="store_true", help="describe, do not train")
+    parser.add_argument("--force", action="store_true", help="train a finished stage anew")
+    parser.add_argument("--json", help="also write the last figures to this file")
+    parser.add_argument("--all", metavar="FOLDER", help="train every stage of a folder of configs")
+    args = parser.parse_intermixed_args()
+    if not args.config and not args.all:
+        parser.error("give a stage's YAML file, or --all FOLDER")
+    if args.all and (args.force or args.json):
+        parser.error("--force and --json are for one stage")
+    return args
+
+
+def progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]},", markup=False),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=cli.console,
+    )
+
+
+def figures(metrics: dict[str, float]) -> str:
+    replaced = f", {metrics['replaced']:.1%} replaced" if "replaced" in metrics else ""
+    name = "bpd" if "bpd" in metrics else "l1"
+    return (
+        f"{metrics[name]:.3f} {name}, {metrics['images_per_s']:.0f} images/s, "
+        f"|gradient| {metrics['grad_norm']:.2g}" + replaced
+    )
+
+
+def parameters(flow: Flow) -> int:
+    return sum(p.numel() for p in flow.parameters())
+
+
+def description(config: StageConfig) -> Table:
+    """Parameters, and the shape every level works at."""
+    table = Table("level", "shape of its steps", "steps", title=f"{config.model.kind} {config.out}")
+    flow = build(config)
+    channels, size, _ = flow.shape
+    for level in range(1, config.model.levels + 1):
+        if level > 1 or flow.squeezed:
+            channels, size = 4 * channels, size // 2
+        table.add_row(str(level), f"{channels}x{size}x{size}", str(config.model.steps))
+        channels //= 2
+    table.caption = f"{parameters(flow):,} parameters, {config.model.classes} classes"
+    return table
