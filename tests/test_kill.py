@@ -104,13 +104,13 @@ def answers(run: Path, data: Path) -> tuple[bytes, str]:
 def uninterrupted(run: Path, data: Path, kills: int) -> list[str]:
     """Train in one go; the digest of the weights to use after every step that has some."""
     trainer, found = Trainer(load_config(SRF16, settings(run / "srf16", data, kills))), []
-    publish = trainer._publish
+    publish = trainer.saver.publish
 
     def noted() -> None:
         publish()
         found.append(weights(run / "srf16"))
 
-    trainer._publish = noted
+    trainer.saver.publish = noted
     assert trainer.run()
     return found
 
