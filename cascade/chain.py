@@ -19,7 +19,7 @@ from cascade.stage import Stage, load_stage, per_stage
 from cascade.transforms.dequantise import expand_bits, log_volume, reduce_bits
 from cascade.transforms.pyramid import halve_to, pyramid
 from cascade.utils.non_finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
-from cascade.utils.seeds import sample_noise
+from cascade.utils.seeds import sample_noise, whole_number
 from stages import InputError, Remark
 
 SAMPLES_JUDGED = 64  # fresh samples, for their consistency and how often they are clipped

@@ -149,7 +149,7 @@ def test_sigma_as_a_number_a_range_and_a_schedule():
     "sigma", ["-1", "[0.5]", "[0.5,0.2]", "much", "{}", "{-1: 0.5}", ".nan", "true"]
 )
 def test_bad_sigmas(tmp_path, sigma):
-    with pytest.raises(InputError, match="augment.sigma is a number not below 0"):
+    with pytest.raises(InputError, match="augment.sigma is a number from 0 to 1e"):
         load_config(SRF16, [f"augment.sigma={sigma}", "augment.previous=x"])
 
 

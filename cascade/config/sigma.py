@@ -49,8 +49,8 @@ def check_sigma(sigma: Sigma) -> None:
     numbers = all(type(v) in (int, float) and 0 <= v <= LARGEST for v in values)
     if not fits or not numbers or (isinstance(sigma, Sequence) and values[0] > values[1]):
         raise InputError(
-            f"augment.sigma is a number from 0 to {LARGEST:g}, a range [least, most] to draw from, or a "
-            f"schedule {{step: sigma, ...}}; got {sigma}"
+            f"augment.sigma is a number from 0 to {LARGEST:g}, a range [least, most] to draw from, "
+            f"or a schedule {{step: sigma, ...}}; got {sigma}"
         )
 
 
