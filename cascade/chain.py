@@ -5,16 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cascade.likelihood import Report, class_columns, compose, consistency
-from cascade.manifest import check_order, stage_folders
+from cascade.likelihood import (
+    Report,
+    SampleCheck,
+    class_columns,
+    compose,
+    consistency,
+)
+from cascade.manifest import check_order, stage_folders, write_manifest
 from cascade.stage import Stage, load_stage, per_stage
 from cascade.transforms.dequantise import expand_bits, log_volume, reduce_bits
 from cascade.transforms.pyramid import halve_to, pyramid
@@ -22,32 +28,68 @@ from cascade.utils.non_finite import NONE_FINITE, NotFinite, check_some_finite, 
 from cascade.utils.seeds import sample_noise, whole_number
 from stages import InputError, Remark
 
-SAMPLES_JUDGED = 64  # fresh samples, for their consistency and how often they are clipped
+Labels = Tensor | Sequence[int] | None
 
 
-@dataclass
-class Draw:
-    """Samples at every resolution, base first, uint8 (N, C, H, W), and which were finite (N,).
+class Given(NamedTuple):
+    """A stage, its number, and its integer images (N, C, h, w) with those of half the size."""
 
-    ``clipped`` (N, stages) is the share of a stage's values that no image has, and were clipped;
-    ``beyond`` (N, stages) how far the worst value lay outside the range, in whole ranges.
+    index: int
+    stage: Stage
+    high: Tensor
+    low: Tensor | None
+
+
+class Generated(NamedTuple):
+    """A stage, its number, the values ``y`` that it drew, and the integer ``image`` they make.
+
+    ``clipped`` (N,) counts the values of each image that no image has.
+    """
+
+    index: int
+    stage: Stage
+    y: Tensor
+    image: Tensor
+    clipped: Tensor
+
+
+class Draw(NamedTuple):
+    """Samples at every resolution, base first, uint8 (N, C, h, w), and their ``labels``.
+
+    ``finite`` (N,) says which were; ``clipped`` (N, stages) is the share of a stage's values that
+    no image has, and were clipped; ``out_of_range`` (N, stages) how far the worst value lay outside
+    the range of image values, in whole ranges.
     """
 
     images: list[Tensor]
     labels: Tensor | None
     finite: Tensor
     clipped: Tensor
-    beyond: Tensor
+    out_of_range: Tensor
 
 
-class Cascade:
-    """A Glow and the SRFlow stages that follow it.
+class Cascade(nn.Module):
+    """A Glow and the SRFlow stages that follow it: a model of full-resolution images.
 
     Images are uint8 (N, C, H, W) on the CPU, labels int64 (N,); log-probabilities are of 8-bit
-    images (``bits``-bit ones where the stages were trained so), float64 (N,), in nats.
+    images (``bits``-bit ones where the stages were trained so), float64 (N,), in nats. The nets run
+    on the device that the module is moved to.
+
+    Example:
+        >>> cascade = Cascade.load("runs/mnist5k-haar").to("cpu")  # doctest: +SKIP
+        >>> images = cascade.sample(16, temperature=0.9, seed=0)  # doctest: +SKIP
+        >>> cascade.likelihood(real_images).bpd  # doctest: +SKIP
+
+    Args:
+        stages: the stages, base first; each doubles the size of the one before.
+        pyramid: where low images come from, if something else than the stages names it.
+
+    Raises:
+        InputError: the stages do not follow one another, or there are none.
     """
 
     def __init__(self, stages: Sequence[Stage], pyramid: str | None = None):
+        super().__init__()
         if not stages:
             raise InputError("a cascade needs at least one stage")
         check_order([(stage.name, stage.config) for stage in stages], pyramid)
@@ -60,16 +102,22 @@ class Cascade:
                     Remark,
                     stacklevel=2,
                 )
-        self.stages = list(stages)
+        self.stages = nn.ModuleList(stages)
+        self.training = any(stage.training for stage in stages)
         self.classes = max(stage.classes for stage in stages)
         self.bits = stages[0].config.data.bits
         self.pyramid = stages[0].config.model.pyramid
         self.shape = stages[-1].shape
 
     @property
+    def named_classes(self) -> list[str]:
+        """Names of the classes that training knew, in the order of labels; [] if it knew none."""
+        return next((stage.record.classes for stage in self.stages if stage.classes), [])
+
+    @property
     def class_names(self) -> list[str]:
-        """Names of the classes, in the order of labels: numbers where training knew no names."""
-        known = next((s.record.classes for s in self.stages if s.classes), [])
+        """Names of all classes, in the order of labels: numbers where training knew no names."""
+        known = self.named_classes
         return [*known, *map(str, range(len(known), self.classes))]
 
     @classmethod
@@ -82,38 +130,70 @@ class Cascade:
     ) -> Cascade:
         """Read a cascade folder, or a stage folder as a cascade of one.
 
-        ``stages`` picks stage folders, base first, in place of those `cascade.yaml` lists.
-        ``dtype`` is float32, float64, or bfloat16: float32 with the nets under bfloat16 autocast.
-        Raises `InputError` where one is missing, or where they do not follow one another.
+        Args:
+            folder: of the stages' folders and `cascade.yaml`, or of one stage.
+            stages: names of stage folders, base first, in place of those `cascade.yaml` lists.
+            device: where the nets run.
+            dtype: float32, float64, or bfloat16: float32 with the nets under bfloat16 autocast.
+
+        Raises:
+            InputError: a stage is missing or damaged, or they do not follow one another.
         """
         folders, pyramid = stage_folders(folder, stages)
         return cls([load_stage(path, device, dtype) for path in folders], pyramid)
 
-    def tell(self, sigma: float) -> None:
-        """Tell stages trained with ``augment.condition`` by how much low images are disturbed.
+    def save(self, folder: str | Path) -> None:
+        """Write the stages' folders and `cascade.yaml` into a folder, for `load`.
 
-        Until then they are told that it is 0. Raises `InputError` where no stage listens, and for
-        what is no deviation.
+        Raises:
+            InputError: two stages have one name, or the folder holds a file of that name.
+        """
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise InputError(f"stages need different names to be saved: {', '.join(names)}")
+        for stage in self.stages:
+            stage.save(Path(folder) / stage.name)
+        write_manifest(Path(folder), names, self.pyramid)
+
+    def given_sigma(self, sigma: float) -> Cascade:
+        """The same cascade, whose stages are told that low images are disturbed by ``sigma``.
+
+        Stages trained with ``augment.condition`` take it as a part of their condition; as loaded
+        they are told 0. The weights are shared.
+
+        Raises:
+            InputError: no stage was trained so, or ``sigma`` is no deviation.
         """
         if not 0 <= sigma < math.inf:
             raise InputError(f"a sigma is a finite number not below 0, got {sigma}")
-        listening = [stage for stage in self.stages if stage.config.augment.condition]
-        if not listening:
+        if not any(stage.config.augment.condition for stage in self.stages):
             raise InputError("no stage of this cascade was trained with augment.condition=true")
-        for stage in listening:
-            stage.sigma = sigma
+        stages = [
+            stage.replace(sigma=sigma) if stage.config.augment.condition else stage
+            for stage in self.stages
+        ]
+        return Cascade(stages, self.pyramid)
 
     def sample(
         self,
         num: int,
-        labels: Tensor | Sequence[int] | None = None,
+        labels: Labels = None,
         temperature: float | Sequence[float] = 1.0,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> Tensor:
-        """Draw ``num`` images, uint8 (num, C, H, W); see `draw`.
+        """Draw images, uint8 (num, C, H, W).
 
-        Raises `InputError` where none is finite, which `draw` leaves to whoever calls it.
+        Args:
+            num: how many.
+            labels: (num,) classes; without them a conditional cascade takes the classes in turn.
+            temperature: scales the noise, one number for all stages or one a stage.
+            seed: the same seed gives the same images; without one, torch's generator draws it.
+
+        Raises:
+            InputError: no sample is finite, or an argument is not as described.
         """
+        if seed is None:
+            seed = int(torch.randint(2**62, ()).item())
         draw = self.draw(num, labels, temperature, seed)
         if not draw.finite.any():
             raise InputError(NONE_FINITE)
@@ -123,16 +203,15 @@ class Cascade:
     def draw(
         self,
         num: int,
-        labels: Tensor | Sequence[int] | None = None,
+        labels: Labels = None,
         temperature: float | Sequence[float] = 1.0,
         seed: int = 0,
         first: int = 0,
     ) -> Draw:
         """Draw samples number ``first`` to ``first + num`` of a seed, at every resolution.
 
-        ``temperature`` scales each stage's noise, one number for all stages or one a stage.
-        Without ``labels`` a conditional cascade takes the classes in turn. A sample depends on its
-        seed, number, label and temperature alone.
+        The arguments are those of `sample`. A sample depends on its seed, number, label and
+        temperature alone.
         """
         if num < 1:
             raise InputError(f"draw at least one sample, not {num}")
@@ -141,107 +220,112 @@ class Cascade:
         if labels is None and self.classes:
             labels = torch.arange(first, first + num) % self.classes
         labels = self._labels(labels, num)
-        low, images, finite = None, [], torch.ones(num, dtype=torch.bool)
-        clipped, beyond = torch.zeros(2, num, len(self.stages), dtype=torch.float64)
-        for i, (stage, scale) in enumerate(zip(self.stages, temperatures, strict=True)):
-            noise = scale * sample_noise(stage.flow.shape, seed, i, first, num)
-            y = stage.run(stage.flow.sample, noise, low, labels)
+
+        def drawn(i: int, stage: Stage, low: Tensor | None) -> Tensor:
+            noise = temperatures[i] * sample_noise(stage.flow.shape, seed, i, first, num)
+            return stage.run(stage.flow.sample, noise, low, labels)
+
+        images, finite = [], torch.ones(num, dtype=torch.bool)
+        clipped, out_of_range = torch.zeros(2, num, len(self.stages), dtype=torch.float64)
+        for i, stage, y, image, changed in self.generate(drawn):
             finite &= y.flatten(1).isfinite().all(1)
-            beyond[:, i] = stage.coding.beyond(y)
-            low, changed = stage.coding.image(y, low)
-            clipped[:, i] = changed / noise[0].numel()
-            images.append(expand_bits(low, self.bits))
-        return Draw(images, labels, finite, clipped, beyond)
+            out_of_range[:, i] = stage.coding.out_of_range(y)
+            clipped[:, i] = changed / y[0].numel()
+            images.append(expand_bits(image, self.bits))
+        return Draw(images, labels, finite, clipped, out_of_range)
 
-    def log_prob(
-        self, images: Tensor, labels: Tensor | Sequence[int] | None = None, seed: int = 0
-    ) -> Tensor:
-        """log P(image) in nats, (N,): the composed figure, see `Report.statement`.
+    def log_prob(self, images: Tensor, labels: Labels = None, seed: int = 0) -> Tensor:
+        """log P(image) in nats, float64 (N,): the composed figure, see `Report.statement`.
 
-        Without ``labels`` a conditional cascade sums over classes, each equally likely.
+        Without ``labels`` a conditional cascade sums over classes, each equally likely. ``seed`` is
+        that of the dequantisation noise.
         """
-        return self.score(images, labels, seed=seed)[0].sum(1)
+        return self.stage_log_probs(images, labels, seed=seed)[0].sum(1)
 
     def likelihood(
-        self,
-        images: Tensor,
-        labels: Tensor | Sequence[int] | None = None,
-        samples: int = 1,
-        seed: int = 0,
+        self, images: Tensor, labels: Labels = None, samples: int = 1, seed: int = 0
     ) -> Report:
-        """Per-stage nats, bits/dim, and the consistency of the cascade's samples, as a `Report`.
+        """Per-stage nats and bits/dim of images, as a `Report`.
 
-        ``samples`` importance samples tighten the dequantisation bound of every stage.
+        Args:
+            images: uint8 (N, C, H, W).
+            labels: (N,) classes, None to sum over them.
+            samples: importance samples, which tighten the dequantisation bound of every stage.
+            seed: of the dequantisation noise.
+
+        Raises:
+            InputError: images or labels are not the cascade's.
+            NotFinite: a likelihood is not finite; it names image, stage and layer.
         """
-        nats, posterior = self.score(images, labels, samples, seed)
-        return self.report(nats, posterior, seed)
+        return self.report(*self.stage_log_probs(images, labels, samples, seed))
 
-    def fit(self, images: Tensor) -> Tensor:
+    def resize(self, images: Tensor) -> Tensor:
         """Larger uint8 images (N, C, H, W) brought to the cascade's size by its own pyramid.
 
         Reduced to the cascade's bits first, as in training. Raises `InputError` for other sizes.
         """
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+            raise InputError("images are a uint8 tensor (N, C, H, W)")
         reduced = reduce_bits(images, self.bits)
         halved = halve_to(reduced, self.shape[1], self.bits, self.pyramid)
         return expand_bits(halved, self.bits)
 
     @torch.no_grad()
-    def score(
+    def stage_log_probs(
         self,
         images: Tensor,
-        labels: Tensor | Sequence[int] | None = None,
+        labels: Labels = None,
         samples: int = 1,
         seed: int = 0,
         prior: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Each stage's nats (N, stages), and log p(y | image) (N, classes) where marginalised.
 
-        ``prior`` (classes,) holds the classes' probabilities, equal ones if None. A likelihood
-        that is not finite raises `NotFinite`, which names image, stage and layer.
+        ``prior`` (classes,) holds the classes' probabilities, equal ones if None; the other
+        arguments are those of `likelihood`.
         """
-        labels = self._labels(labels, len(images))
-        columns, low = [], None
-        for i, (stage, high) in enumerate(zip(self.stages, self.levels(images), strict=True)):
+        if samples < 1:
+            raise InputError(f"take at least one dequantisation sample, not {samples}")
+        labels, seed = self._labels(labels, len(images)), whole_number(seed, "seed")
+        columns = []
+        for i, stage, high, low in self.climb(images):
             density = partial(stage.run, stage.flow.class_log_probs, low=low)
             dequantised = partial(stage.coding.dequantise, high, seed, i)
             found = class_columns(density, dequantised, samples, self.bits)
             for row in (~found.isfinite().all(1)).nonzero().flatten().tolist():
                 raise NotFinite(row, stage.name, self._layer_at_fault(stage, high, low, row))
             columns.append(found)
-            low = high
         return compose(columns, labels, prior)
 
-    def report(self, nats: Tensor, posterior: Tensor | None, seed: int = 0) -> Report:
-        """The `Report` of scores that `score` gave, with the consistency of fresh samples."""
-        draw = self.draw(SAMPLES_JUDGED, seed=seed)
-        images = [reduce_bits(image, self.bits) for image in draw.images]
+    def report(self, nats: Tensor, posterior: Tensor | None = None) -> Report:
+        """The `Report` of what `stage_log_probs` gave."""
         return Report(
             [stage.name for stage in self.stages],
             [math.prod(stage.flow.shape) for stage in self.stages],
             math.prod(self.shape),
             nats,
             posterior,
-            consistency(images, self.bits, self.pyramid),
-            draw.clipped,
             self.pyramid,
             self.bits,
         )
 
-    @torch.no_grad()
-    def encode(self, images: Tensor, labels: Tensor | Sequence[int] | None = None) -> list[Tensor]:
-        """Every stage's noise (N, *flow.shape), base first, of the images' bin centres."""
-        labels = self.needed_labels(labels, len(images))
-        noises, low = [], None
-        for stage, high in zip(self.stages, self.levels(images), strict=True):
-            y = stage.coding.centre(high)
-            noises.append(stage.run(stage.flow.noise_of, y, low, labels))
-            low = high
-        return noises
+    def check_samples(self, num: int = 64, seed: int = 0) -> SampleCheck:
+        """Draw samples, and measure how far they keep to their low images and are clipped."""
+        draw = self.draw(num, seed=seed)
+        images = [reduce_bits(image, self.bits) for image in draw.images]
+        found = consistency(images, self.bits, self.pyramid)
+        return SampleCheck([stage.name for stage in self.stages], found, draw.clipped)
 
     @torch.no_grad()
-    def decode(
-        self, noises: Sequence[Tensor], labels: Tensor | Sequence[int] | None = None
-    ) -> Tensor:
+    def encode(self, images: Tensor, labels: Labels = None) -> list[Tensor]:
+        """Every stage's noise (N, *flow.shape), base first, of the images' bin centres."""
+        labels = self.needed_labels(labels, len(images))
+        return [
+            stage.run(stage.flow.noise_of, stage.coding.centre(high), low, labels)
+            for _, stage, high, low in self.climb(images)
+        ]
+
+    def decode(self, noises: Sequence[Tensor], labels: Labels = None) -> Tensor:
         """Images from every stage's noise, the inverse of `encode`.
 
         ``decode(encode(x, y), y) == x`` for images of the kind that the stages were trained on. Of
@@ -252,19 +336,16 @@ class Cascade:
         return self.decode_levels(noises, labels)[-1]
 
     @torch.no_grad()
-    def decode_levels(
-        self, noises: Sequence[Tensor], labels: Tensor | Sequence[int] | None = None
-    ) -> list[Tensor]:
+    def decode_levels(self, noises: Sequence[Tensor], labels: Labels = None) -> list[Tensor]:
         """Every stage's image from every stage's noise, base first, uint8 (N, C, h, w).
 
         Raises `InputError` where no image of a stage is finite.
         """
-        return [expand_bits(image, self.bits) for _, image in self._climb(noises, labels)]
+        decoded = self._decoded(noises, labels)
+        return [expand_bits(found.image, self.bits) for found in decoded]
 
     @torch.no_grad()
-    def drawn_log_prob(
-        self, noises: Sequence[Tensor], labels: Tensor | Sequence[int] | None = None
-    ) -> Tensor:
+    def drawn_log_prob(self, noises: Sequence[Tensor], labels: Labels = None) -> Tensor:
         """log-density in nats, float64 (N,), of the very values that every stage's noise makes.
 
         In units of probabilities of images, and summed over classes, like `log_prob`. That one
@@ -272,30 +353,51 @@ class Cascade:
         an image's bins anew across the neighbouring one, where the density may be far lower.
         """
         columns, low = [], None
-        for stage, (y, image) in zip(self.stages, self._climb(noises, labels), strict=True):
+        for _, stage, y, image, _ in self._decoded(noises, labels):
             density = stage.run(stage.flow.class_log_probs, y, low).double()
             columns.append(density - log_volume(y[0].numel(), self.bits))
             low = image
         return compose(columns, None)[0].sum(1)
 
-    def _climb(
-        self, noises: Sequence[Tensor], labels: Tensor | Sequence[int] | None
-    ) -> list[tuple[Tensor, Tensor]]:
-        """What every stage makes of its noise, base first: values y, and the integers of its image.
-
-        Raises `InputError` where no image of a stage is finite.
-        """
-        shapes = [stage.flow.shape for stage in self.stages]
+    def _decoded(self, noises: Sequence[Tensor], labels: Labels) -> Iterator[Generated]:
+        shapes = [tuple(stage.flow.shape) for stage in self.stages]
         if [tuple(noise.shape[1:]) for noise in noises] != shapes or len({*map(len, noises)}) != 1:
             raise InputError(f"decode takes a noise a stage, of shapes (N, *shape): {shapes}")
         labels = self.needed_labels(labels, len(noises[0]))
-        low, found = None, []
-        for stage, noise in zip(self.stages, noises, strict=True):
-            y = stage.run(stage.flow.decode, noise, low, labels)
+
+        def decoded(i: int, stage: Stage, low: Tensor | None) -> Tensor:
+            y = stage.run(stage.flow.decode, noises[i], low, labels)
             check_some_finite(y)
-            low, _ = stage.coding.image(y, low)
-            found.append((y, low))
-        return found
+            return y
+
+        return self.generate(decoded)
+
+    def climb(self, images: Tensor) -> Iterator[Given]:
+        """Full images, seen stage by stage, base first, in the cascade's bits."""
+        low = None
+        levels = self.levels(images)
+        for i, (stage, high) in enumerate(zip(self.stages, levels, strict=True)):
+            yield Given(i, stage, high, low)
+            low = high
+
+    def generate(
+        self,
+        values: Callable[[int, Stage, Tensor | None], Tensor],
+        low: Tensor | None = None,
+        start: int = 0,
+    ) -> Iterator[Generated]:
+        """Images made stage by stage, base first, from stage number ``start`` on.
+
+        ``values(i, stage, low)`` gives the values that a stage makes given low integer images, as
+        many for each of them as it likes, those of one side by side. ``low`` are those of the first
+        stage, None for the base.
+        """
+        for i, stage in list(enumerate(self.stages))[start:]:
+            y = values(i, stage, low)
+            if low is not None:
+                low = low.repeat_interleave(len(y) // len(low), 0)
+            low, clipped = stage.coding.image(y, low)
+            yield Generated(i, stage, y, low, clipped)
 
     def _layer_at_fault(self, stage: Stage, high: Tensor, low: Tensor | None, row: int) -> str:
         y = stage.coding.centre(high[row : row + 1])
@@ -317,7 +419,7 @@ class Cascade:
         reduced = reduce_bits(images.cpu(), self.bits)
         return pyramid(reduced, len(self.stages), self.bits, self.pyramid)
 
-    def _labels(self, labels: Tensor | Sequence[int] | None, count: int) -> Tensor | None:
+    def _labels(self, labels: Labels, count: int) -> Tensor | None:
         if labels is None:
             return None
         if not self.classes:
@@ -328,15 +430,15 @@ class Cascade:
             raise InputError(f"labels are whole numbers, one an image, got {labels!r}") from None
         if given.numel() and (given.is_floating_point() or given.dtype == torch.bool):
             raise InputError(f"labels are whole numbers, got {given.dtype}")
-        labels = given.to(torch.int64)
-        if labels.shape != (count,):
-            raise InputError(f"{count} images need {count} labels, got {tuple(labels.shape)}")
-        if count and not (labels.min() >= 0 and labels.max() < self.classes):
-            found = f"{int(labels.min())}..{int(labels.max())}"
+        given = given.to(torch.int64)
+        if given.shape != (count,):
+            raise InputError(f"{count} images need {count} labels, got {tuple(given.shape)}")
+        if count and not (given.min() >= 0 and given.max() < self.classes):
+            found = f"{int(given.min())}..{int(given.max())}"
             raise InputError(f"labels must lie in 0..{self.classes - 1}, got {found}")
-        return labels
+        return given
 
-    def needed_labels(self, labels: Tensor | Sequence[int] | None, count: int) -> Tensor | None:
+    def needed_labels(self, labels: Labels, count: int) -> Tensor | None:
         """Labels int64 (count,), None where no stage uses them; `InputError` where they miss."""
         if labels is None and self.classes:
             raise InputError("this cascade is class-conditional: give labels to encode or decode")

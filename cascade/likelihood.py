@@ -109,13 +109,31 @@ def clip_rates(clipped: Tensor, names: Sequence[str]) -> dict[str, object]:
 
 
 @dataclass
+class SampleCheck:
+    """What fresh samples of a cascade are like.
+
+    ``consistency`` holds, for each stage but the first, how far its samples are from their low
+    images, see `consistency`; ``clipped`` (M, stages) is the share of the values of each of M
+    samples that no image has.
+    """
+
+    names: list[str]
+    consistency: list[dict[str, float]]
+    clipped: Tensor
+
+    @property
+    def clip_rates(self) -> dict[str, object]:
+        """How often they were clipped, see `clip_rates`."""
+        return clip_rates(self.clipped, self.names)
+
+
+@dataclass
 class Report:
     """Scores of N images: per-stage nats (N, stages), and what follows from them.
 
     ``sizes`` are the stages' numbers of dimensions, ``dimensions`` is the full image's. ``bpd``
     divides the summed nats once by the latter; a stage's own bpd divides by its own dimensions, its
-    share by the full image's, so that shares add up to ``bpd``. ``clipped`` (M, stages) is the
-    share of the values of each of M fresh samples that no image has.
+    share by the full image's, so that shares add up to ``bpd``.
     """
 
     names: list[str]
@@ -123,8 +141,6 @@ class Report:
     dimensions: int
     nats: Tensor
     posterior: Tensor | None
-    consistency: list[dict[str, float]]
-    clipped: Tensor
     pyramid: str = "bicubic"
     bits: int = 8
 
@@ -169,11 +185,6 @@ class Report:
         if len(self.names) == 1:
             return ONE_STAGE
         return HAAR if self.pyramid == "haar" else BICUBIC
-
-    @property
-    def clip_rates(self) -> dict[str, object]:
-        """Of the fresh samples, see `clip_rates`."""
-        return clip_rates(self.clipped, self.names)
 
     def accuracy(self, labels: Tensor) -> float | None:
         """Share of images whose most likely class is their label, where classes were summed."""

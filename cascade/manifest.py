@@ -124,9 +124,14 @@ def register(folder: Path) -> str:
         return f"{manifest} is left alone: {error}" if listed else f"no whole cascade yet: {error}"
     if not set(listed) <= set(names):
         return f"{manifest} is left alone: it lists {', '.join(listed)}"
-    with whole(manifest) as aside:
-        OmegaConf.save({"pyramid": stages[0][1].model.pyramid, "stages": names}, aside)
+    write_manifest(manifest.parent, names, stages[0][1].model.pyramid)
     return f"{manifest} lists {', '.join(names)}"
+
+
+def write_manifest(folder: Path, names: Sequence[str], pyramid: str) -> None:
+    """Write `cascade.yaml` into a cascade folder: its stages, base first, and their pyramid."""
+    with whole(folder / MANIFEST) as aside:
+        OmegaConf.save({"pyramid": pyramid, "stages": list(names)}, aside)
 
 
 def _trained_beside(parent: Path) -> dict[str, StageConfig]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from cascade.config import StageConfig, load_saved
+from cascade.config import StageConfig, load_saved, save_config
 from cascade.record import Record, load_record
 from cascade.transforms.coding import Coding, coding
 from cascade.transforms.dequantise import centre
@@ -74,23 +75,52 @@ def _built(config: StageConfig) -> Flow:
 def channels_last(flow: Flow) -> Flow:
     """The flow with its convolutions' weights laid out for images of that layout."""
     for module in flow.modules():
-        if isinstance(module, torch.nn.Conv2d):
+        if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)
     return flow
 
 
-@dataclass
-class Stage:
-    """One stage of a cascade."""
+class Stage(nn.Module):
+    """One stage of a cascade: a flow, and what it takes to use it.
 
-    name: str
-    config: StageConfig
-    flow: Flow
-    record: Record = field(default_factory=Record)  # what its training found out
-    digest: str = ""  # SHA-256 of its weights file
-    autocast: bool = False  # whether its nets run in bfloat16
-    chunk: int = CHUNK  # images that it sees at once
-    sigma: float = 0.0  # what it is told of its low image, if it was trained to listen
+    Args:
+        name: that of its folder.
+        config: its settings.
+        flow: the flow itself.
+        record: what its training found out.
+        digest: SHA-256 of its weights file.
+        autocast: whether its nets run in bfloat16.
+        chunk: images that it sees at once; a likelihood's last bits depend on it.
+        sigma: what it is told of its low image, if it was trained with ``augment.condition``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: StageConfig,
+        flow: nn.Module,
+        record: Record | None = None,
+        digest: str = "",
+        autocast: bool = False,
+        chunk: int = CHUNK,
+        sigma: float = 0.0,
+    ):
+        super().__init__()
+        self.name, self.config, self.flow = name, config, flow
+        self.record = record or Record()
+        self.digest, self.autocast, self.chunk, self.sigma = digest, autocast, chunk, sigma
+        self.training = flow.training
+
+    def replace(self, **changes: object) -> Stage:
+        """The same stage with some of its arguments changed; it shares the weights."""
+        names = ("name", "config", "flow", "record", "digest", "autocast", "chunk", "sigma")
+        return Stage(**{name: getattr(self, name) for name in names} | changes)
+
+    def save(self, folder: Path) -> None:
+        """Write the stage folder that `load_stage` reads; each file whole or not at all."""
+        save_config(self.config, folder / "config.yaml")
+        self.record.save(folder)
+        write_tensors(self.flow.state_dict(), folder / "model.safetensors")
 
     @property
     def classes(self) -> int:
@@ -179,14 +209,16 @@ def load_stage(
 
 def per_stage(temperature: float | Sequence[float], count: int) -> list[float]:
     """One temperature a stage, from one for all of them or from as many as there are stages."""
+    several = getattr(temperature, "ndim", None) != 0 and isinstance(
+        temperature, Sequence | Tensor | np.ndarray
+    )
     try:
-        several = not isinstance(temperature, str) and hasattr(temperature, "__len__")
-        several = several and getattr(temperature, "ndim", 1) > 0
-        given = [float(t) for t in temperature] if several else [float(temperature)]
+        if isinstance(temperature, str):
+            raise TypeError
+        given = [float(t) for t in (temperature if several else [temperature])]
     except (TypeError, ValueError):
-        raise InputError(
-            f"a temperature is a number, or one a stage, got {temperature!r}"
-        ) from None
+        message = f"a temperature is a number, or one a stage, got {temperature!r}"
+        raise InputError(message) from None
     if len(given) not in (1, count):
         raise InputError(f"{len(given)} temperatures for {count} stages")
     if not all(0 <= t < math.inf for t in given):
@@ -200,7 +232,7 @@ def with_sigma(low: Tensor, sigma: Tensor) -> Tensor:
     return torch.cat([low, plane], dim=1)
 
 
-def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Copy ``tensors`` into a module; `InputError` where they are of another architecture."""
     if _kinds(module.state_dict()) != _kinds(tensors):
         raise InputError(f"{source} holds {OTHER}")
@@ -227,7 +259,7 @@ def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, bool]]:
     return {name: (t.shape, t.is_floating_point()) for name, t in tensors.items()}
 
 
-def weights_digest(module: torch.nn.Module) -> str:
+def weights_digest(module: nn.Module) -> str:
     """SHA-256 of a module's parameters and buffers."""
     digest = hashlib.sha256()
     for tensor in module.state_dict().values():

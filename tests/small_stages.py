@@ -1,6 +1,5 @@
 """Stage folders with randomised weights, made without training: seconds saved, real otherwise."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from conftest import ROOT, randomise
@@ -24,4 +23,4 @@ def stage_folder(folder: Path, *overrides: str, config: str = "photos/srf2x") ->
 def small_stage(folder: Path, *overrides: str) -> Stage:
     """The same, read in float64, to be given images one by one."""
     stage = load_stage(stage_folder(folder, *overrides), dtype="float64")
-    return replace(stage, chunk=1)
+    return stage.replace(chunk=1)

@@ -204,7 +204,7 @@ def test_little_noise_changes_nothing():
 def test_clean_is_the_table_s_figure():
     cascade = tiny_cascade()
     report = variational(cascade, shown(), None, 1, sigma=0.5, seed=3)
-    torch.testing.assert_close(report.clean, cascade.score(shown(), seed=3)[0][:, 1])
+    torch.testing.assert_close(report.clean, cascade.stage_log_probs(shown(), seed=3)[0][:, 1])
     assert not torch.equal(report.noisy, report.clean)
 
 

@@ -2,9 +2,11 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY, run_tool
+from torch import nn
 
 from cascade import Cascade, InputError
 from cascade.config import load_config
@@ -98,7 +100,7 @@ def test_report(cascade, images):
     report = cascade.likelihood(x, labels)
     assert sum(stage["share"] for stage in report.stages) == pytest.approx(report.bpd)
     assert torch.equal(report.nats.sum(1), cascade.log_prob(x, labels))
-    assert report.consistency[0]["mean"] > 0
+    assert cascade.check_samples(8).consistency[0]["mean"] > 0
     assert cascade.likelihood(x).accuracy(labels) > 0.1
 
 
@@ -127,7 +129,7 @@ def test_bad_images(cascade):
 def test_a_stage_alone_and_stages_by_name(digits, cascade, images):
     base = Cascade.load(digits / "glow8")
     x = halve(images[0])
-    nats = cascade.score(images[0], images[1])[0]
+    nats = cascade.stage_log_probs(images[0], images[1])[0]
     assert torch.equal(base.log_prob(x, images[1]), nats[:, 0])
     assert [s.name for s in Cascade.load(digits, ["glow8", "srf16"]).stages] == ["glow8", "srf16"]
 
@@ -191,7 +193,7 @@ def test_fewer_bits_round_trip(tmp_path):
     assert len(x.unique()) <= 8
     source = open_images("mnist5k", "test", 1)
     floored = halve_to(source.pixels[:8] >> 5, 8, bits=3)  # the full image first, as in training
-    assert torch.equal(cascade.fit(source.pixels[:8]), expand_bits(floored, 3))
+    assert torch.equal(cascade.resize(source.pixels[:8]), expand_bits(floored, 3))
 
 
 def test_unconditional_base_under_conditional_stages(digits, images, tmp_path):
@@ -204,7 +206,7 @@ def test_unconditional_base_under_conditional_stages(digits, images, tmp_path):
     assert done.returncode == 0, done.stderr
     mixed = Cascade.load(tmp_path / "run")
     x, labels = images
-    given, marginal = mixed.score(x, labels)[0], mixed.score(x)[0]
+    given, marginal = mixed.stage_log_probs(x, labels)[0], mixed.stage_log_probs(x)[0]
     torch.testing.assert_close(given[:, 0], marginal[:, 0], rtol=0, atol=1e-9)
     assert not torch.allclose(given[:, 1], marginal[:, 1])
     assert torch.equal(mixed.decode(mixed.encode(x, labels), labels), x)
@@ -212,3 +214,74 @@ def test_unconditional_base_under_conditional_stages(digits, images, tmp_path):
     for call in (lambda: base.sample(1, labels=[0]), lambda: base.log_prob(halve(x[:1]), [0])):
         with pytest.raises(InputError, match="no stage of this cascade uses them"):
             call()
+
+
+def test_a_cascade_is_a_module(digits, images, tmp_path):
+    """It moves, it has a state, and what is saved is read back to the same figures."""
+    cascade, (x, labels) = Cascade.load(digits), images
+    assert isinstance(cascade, nn.Module) and not cascade.training
+    keys = {name for stage in cascade.stages for name in stage.flow.state_dict()}
+    assert {name.split(".flow.")[1] for name in cascade.state_dict()} == keys
+    nats = cascade.log_prob(x, labels)
+    double = Cascade.load(digits).to(torch.float64)
+    assert next(double.parameters()).dtype == torch.float64
+    assert torch.allclose(double.log_prob(x, labels), nats, rtol=1e-5)
+    cascade.save(tmp_path / "saved")
+    again = Cascade.load(tmp_path / "saved")
+    assert torch.equal(again.log_prob(x, labels), nats)
+    assert again.class_names == cascade.class_names and again.pyramid == cascade.pyramid
+    again.load_state_dict({key: torch.zeros_like(t) for key, t in again.state_dict().items()})
+    again.load_state_dict(cascade.state_dict())
+    assert torch.equal(again.log_prob(x, labels), nats)
+
+
+def test_samples_without_a_seed_follow_torch(digits):
+    cascade = Cascade.load(digits)
+    torch.manual_seed(5)
+    one, two = cascade.sample(2), cascade.sample(2)
+    torch.manual_seed(5)
+    assert torch.equal(cascade.sample(2), one) and not torch.equal(one, two)
+    assert torch.equal(cascade.sample(2, seed=3), cascade.sample(2, seed=np.int64(3)))
+    assert torch.equal(cascade.sample(2, seed=3), cascade.sample(2, seed=torch.tensor(3)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c, x: c.sample(2, seed=1.0), "seed is a whole number"),
+        (lambda c, x: c.sample(2, ["a", "b"]), "labels are whole numbers"),
+        (lambda c, x: c.sample(1, [float("nan")]), "labels are whole numbers"),
+        (lambda c, x: c.log_prob(x[:2], [0.9, 1.9]), "labels are whole numbers"),
+        (lambda c, x: c.sample(2, temperature="0.8"), "a temperature is a number"),
+        (lambda c, x: c.likelihood(x, samples=0), "at least one dequantisation sample"),
+        (lambda c, x: c.log_prob(x.numpy()), "a torch.Tensor, got ndarray"),
+        (lambda c, x: c.decode(c.encode(x, [0] * len(x))[:1], [0] * len(x)), "a noise a stage"),
+        (lambda c, x: c.decode([], []), "a noise a stage"),
+        (lambda c, x: c.resize(x.float()), "a uint8 tensor"),
+        (lambda c, x: Cascade([]), "at least one stage"),
+        (lambda c, x: c.given_sigma(0.5), "no stage of this cascade was trained with"),
+    ],
+)
+def test_arguments_that_mean_nothing(digits, images, call, message):
+    with pytest.raises(InputError, match=message):
+        call(Cascade.load(digits), images[0])
+
+
+def test_temperatures_of_any_type(digits):
+    cascade = Cascade.load(digits)
+    for same in (np.float32(0.5), torch.tensor(0.5), [0.5, 0.5], torch.tensor([0.5, 0.5])):
+        one = cascade.sample(2, temperature=same, seed=0)
+        assert torch.equal(one, cascade.sample(2, temperature=0.5, seed=0))
+
+
+def test_a_stage_folder_of_another_format(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "run")
+    file = tmp_path / "run" / "glow8" / "config.yaml"
+    text = file.read_text()
+    assert "format: 2" in text
+    file.write_text(text.replace("format: 2", "format: 3"))
+    with pytest.raises(InputError, match="is of format 3, this version of csrflow reads format 2"):
+        Cascade.load(tmp_path / "run")
+    file.write_text(text.replace("format: 2\n", ""))
+    with pytest.raises(InputError, match="is of format 1, .*train the stage again"):
+        Cascade.load(tmp_path / "run")

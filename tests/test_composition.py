@@ -83,6 +83,6 @@ def test_composed_log_prob_tends_to_the_quadrature(kind):
     values = top.coding.values(images)
     exact = exact + cube_probabilities(top.flow, values, BITS, 5, low=condition(low)).log()
     shown = expand_bits(images, BITS)
-    one, many = (cascade.score(shown, samples=k)[0].sum(1) for k in (1, 800))
+    one, many = (cascade.stage_log_probs(shown, samples=k)[0].sum(1) for k in (1, 800))
     torch.testing.assert_close(many, exact, rtol=0, atol=0.05)
     assert (many - exact).abs().mean() < (one - exact).abs().mean()

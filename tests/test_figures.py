@@ -27,7 +27,7 @@ def cascade(digits) -> Cascade:
 def images(cascade) -> tuple[torch.Tensor, torch.Tensor]:
     source = open_images("mnist5k", "test", 1)
     chosen = torch.arange(0, 500, 30)
-    return cascade.fit(source.read(chosen)), source.labels[chosen]
+    return cascade.resize(source.read(chosen)), source.labels[chosen]
 
 
 @pytest.mark.parametrize("scaling", ["whitened", "raw"])

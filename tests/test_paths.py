@@ -44,7 +44,7 @@ def random_images(count: int, bits: int = 8) -> Tensor:
     cascade = random_cascade("bicubic", 0, bits)
     smooth = torch.rand(count, 1, 32, 32, generator=torch.Generator().manual_seed(count))
     contrast = torch.linspace(0.05, 1, count)[:, None, None, None]
-    return cascade.fit(((smooth * contrast) * 255).to(torch.uint8))
+    return cascade.resize(((smooth * contrast) * 255).to(torch.uint8))
 
 
 def test_an_arc_has_its_ends_its_radius_and_even_steps():
@@ -117,7 +117,7 @@ def test_what_was_drawn_is_scored_as_it_was_drawn(classes):
     columns, low, outside = 0, None, []
     for stage, noise in zip(cascade.stages, noises, strict=True):
         y = stage.run(stage.flow.decode, noise, low, labels)
-        outside.append((stage.coding.beyond(y) > 0).any())  # which rounding would move far
+        outside.append((stage.coding.out_of_range(y) > 0).any())  # which rounding would move far
         below = None if low is None else centre(low)
         columns = columns + stage.flow.class_log_probs(y, below).double()
         columns = columns - log_volume(y[0].numel())
@@ -175,9 +175,9 @@ def test_low_images_of_another_size():
 def test_neighbours_are_those_of_brute_force(mirrored):
     cascade = random_cascade("haar", 0)
     source = np.random.default_rng(0).integers(0, 256, (600, 1, 64, 64), dtype=np.uint8)
-    given = cascade.fit(torch.from_numpy(source[590:] // 2))
+    given = cascade.resize(torch.from_numpy(source[590:] // 2))
     found = neighbours(cascade, given, ArrayImages(torch.from_numpy(source)), 4, mirrored)
-    small = cascade.fit(torch.from_numpy(source)).double()
+    small = cascade.resize(torch.from_numpy(source)).double()
     distance = (given[:, None].double() - small).square().mean((2, 3, 4)).sqrt()
     if mirrored:
         other = (given[:, None].double() - small.flip(3)).square().mean((2, 3, 4)).sqrt()

@@ -372,11 +372,11 @@ def test_12_every_image_counts_once(digits_source, eights, monkeypatch):
         assert torch.equal(in_chunks(tenfold, rows, None), 10 * rows)
     assert sizes == {CHUNK}
     cascade, images = small_cascade(), eights[: CHUNK + 3]
-    nats, _ = cascade.score(images)
+    nats, _ = cascade.stage_log_probs(images)
     assert nats.shape == (CHUNK + 3, 2)
-    assert torch.equal(cascade.score(images.flip(0))[0].flip(0), nats)
+    assert torch.equal(cascade.stage_log_probs(images.flip(0))[0].flip(0), nats)
     for i in (0, CHUNK, CHUNK + 2):
-        assert torch.equal(cascade.score(images[i : i + 1])[0], nats[i : i + 1])
+        assert torch.equal(cascade.stage_log_probs(images[i : i + 1])[0], nats[i : i + 1])
     mean = nats.sum(1).sum().item() / (CHUNK + 3)
     assert cascade.likelihood(images).bpd == pytest.approx(-mean / (64 * math.log(2)))
 
@@ -393,7 +393,7 @@ def test_13_given_a_class_is_not_without(eights):
     """p(x | y) is not p(x) = Σ_y π_y p(x | y), summed over classes after stages are multiplied."""
     cascade, images = small_cascade(classes=3), eights[:5]
     given = torch.stack([cascade.log_prob(images, [y] * 5) for y in range(3)], dim=1)
-    nats, posterior = cascade.score(images)
+    nats, posterior = cascade.stage_log_probs(images)
     torch.testing.assert_close(nats.sum(1), given.logsumexp(1) - math.log(3))
     torch.testing.assert_close(posterior, given.log_softmax(1))
     torch.testing.assert_close(cascade.log_prob(images), nats.sum(1))

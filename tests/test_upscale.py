@@ -298,7 +298,7 @@ def test_samples_are_scored_as_they_were_drawn(tmp_path, config):
     label = torch.full((1,), 3) if stage.classes else None
     given = (centre(low, torch.float64), label)
     y = stage.flow.decode(noise.double(), *given)
-    assert (stage.coding.beyond(y) > 0).all()
+    assert (stage.coding.out_of_range(y) > 0).all()
     nats = log_normal(noise.double()) + stage.flow.encode(y, *given)[1]
     found = typicality(stage, torch.zeros(stage.shape, dtype=torch.uint8), stage.classes and 3)
     assert found.expected == pytest.approx(density_bpd(nats, y, 8).item(), rel=1e-6)

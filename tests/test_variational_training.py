@@ -254,11 +254,10 @@ def test_a_stage_is_told_sigma_and_nought_when_evaluated(digits, tmp_path):
     train(tmp_path / "run" / "srf16", f"augment.previous={tmp_path}/run/glow8", *settings)
     x = open_images("mnist5k", "test", 1).pixels[:9]
     cascade = Cascade.load(tmp_path / "run")
-    untold = cascade.log_prob(cascade.fit(x))
-    cascade.tell(0.0)
-    assert torch.equal(cascade.log_prob(cascade.fit(x)), untold)
-    cascade.tell(0.5)
-    assert not torch.equal(cascade.log_prob(cascade.fit(x)), untold)
+    untold = cascade.log_prob(cascade.resize(x))
+    assert torch.equal(cascade.given_sigma(0.0).log_prob(cascade.resize(x)), untold)
+    assert not torch.equal(cascade.given_sigma(0.5).log_prob(cascade.resize(x)), untold)
+    assert torch.equal(cascade.log_prob(cascade.resize(x)), untold)  # it is left as it was
     done = run_tool(
         "sample", tmp_path / "run", "--num", 2, "--told-sigma", 0.5, "--out", tmp_path / "grid.png"
     )

@@ -28,6 +28,7 @@ from cascade.evaluation.records import Records
 from cascade.evaluation.scoring import Journal, Protocol, Row, score_source
 from cascade.evaluation.variational import variational
 from cascade.figures.heatmap import save_heatmaps, spent
+from cascade.likelihood import SampleCheck
 from cascade.stage import DTYPES
 
 CHECKED = 16  # images that --check looks at
@@ -60,11 +61,16 @@ def main() -> None:
     seconds = time.perf_counter() - started
     if not state.is_main_process:
         return
-    report = assemble(cascade, rows, args.seed)
+    report = assemble(cascade, rows)
     records = Records.of(report, source, indices)
     speed = (len(rows) - len(done)) / seconds or None
-    result = {**figures(report, records.labels), **provenance, **measured(rows, speed, state)}
-    show_report(report, result)
+    fresh = cascade.check_samples(seed=args.seed)
+    result = {
+        **figures(report, fresh, records.labels),
+        **provenance,
+        **measured(rows, speed, state),
+    }
+    show_report(report, fresh, result)
     if other is not None:
         result["auroc"] = compare(cascade, report, column(rows, "WebP"), other, protocol, args)
     if args.heatmap:
@@ -159,12 +165,12 @@ def score(
         )  # fmt: skip
 
 
-def assemble(cascade: Cascade, rows: list[Row], seed: int) -> Report:
+def assemble(cascade: Cascade, rows: list[Row]) -> Report:
     nats = torch.tensor([row.nats for row in rows], dtype=torch.float64)
     posterior = None
     if rows[0].posterior is not None:
         posterior = torch.tensor([row.posterior for row in rows], dtype=torch.float64)
-    return cascade.report(nats, posterior, seed)
+    return cascade.report(nats, posterior)
 
 
 def column(rows: list[Row], codec: str) -> Tensor:
@@ -202,15 +208,15 @@ def measured(rows: list[Row], speed: float | None, state: PartialState) -> dict[
     }
 
 
-def figures(report: Report, labels: Tensor | None) -> dict[str, object]:
+def figures(report: Report, drawn: SampleCheck, labels: Tensor | None) -> dict[str, object]:
     return {
         "bpd": report.bpd,
         "stderr": report.stderr if len(report.nats) > 1 else None,
         "stages": report.stages,
         "accuracy": None if labels is None else report.accuracy(labels),
         "pyramid": report.pyramid,
-        "consistency": report.consistency,
-        "clipped": report.clip_rates,
+        "consistency": drawn.consistency,
+        "clipped": drawn.clip_rates,
         "statement": report.statement,
     }
 
@@ -226,7 +232,7 @@ def compare(
     """Score the other data set by the same protocol, and print how well it is told apart."""
     indices = drawn(other, args.limit)
     rows = score(cascade, other, indices, protocol, args)
-    theirs = assemble(cascade, rows, args.seed)
+    theirs = assemble(cascade, rows)
     found = separation(ours, theirs, (sizes, column(rows, "WebP")))
     show_comparison(f"{args.data} against {args.compare}, {len(indices)} images", found, theirs)
     return found
@@ -247,7 +253,7 @@ def draw_heatmap(
     """The four worst and the four best images, and where each stage spends its bits on them."""
     order = records.report.image_bpd.argsort(descending=True)
     rows = torch.cat([order[:4], order[4:][-4:]])
-    images = cascade.fit(source.read(records.indices[rows]))
+    images = cascade.resize(source.read(records.indices[rows]))
     labels, _ = labels_of(cascade, records)
     maps = spent(cascade, images, None if labels is None else labels[rows], args.seed)
     bpd = records.report.image_bpd[rows]
@@ -259,7 +265,7 @@ def bounds(
     cascade: Cascade, source: ImageSource, records: Records, args: argparse.Namespace
 ) -> dict[str, object]:
     """Every stage but the first on disturbed conditions, printed; mean figures for the JSON."""
-    images = cascade.fit(source.read(records.indices))
+    images = cascade.resize(source.read(records.indices))
     labels, whose = labels_of(cascade, records)
     found = {}
     for i, stage in enumerate(cascade.stages[1:], start=1):
@@ -286,7 +292,7 @@ def check(cascade: Cascade, source: ImageSource, args: argparse.Namespace) -> No
         labels = torch.arange(len(indices)) % cascade.classes
         if source.labels is not None:
             labels = source.labels[indices]
-    checks = check_cascade(cascade, cascade.fit(source.read(indices)), labels)
+    checks = check_cascade(cascade, cascade.resize(source.read(indices)), labels)
     show_checks(checks)
     if args.json:
         cli.write_json(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 from rich.progress import (
     BarColumn,
@@ -31,7 +32,9 @@ def main() -> None:
         train_all.show(found) if args.dry_run else train_all.train(found)
         return
     config = load_config(args.config, args.overrides)
-    cli.check_outputs([args.json, config.out], force=True)  # here --force is about the stage
+    cli.check_outputs([args.json], force=True)  # here --force is about the stage
+    if args.json and Path(args.json).resolve() == Path(config.out).resolve():
+        raise InputError(f"--json {args.json} is the stage's folder: give it a name of its own")
     if args.dry_run:
         cli.say(description(config))
         return

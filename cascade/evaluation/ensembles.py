@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cascade.chain import Cascade
-from cascade.stage import per_stage
+from cascade.stage import Stage, per_stage
 from cascade.transforms.dequantise import expand_bits, reduce_bits
 from cascade.utils.non_finite import check_some_finite
 from cascade.utils.seeds import sample_noise
@@ -48,13 +48,15 @@ def versions(
     first = level_of(cascade, low.shape[-1]) + 1
     labels = cascade.needed_labels(labels, len(low))
     labels = None if labels is None else labels.repeat_interleave(count)
-    image = reduce_bits(low, cascade.bits)
-    found = []
-    for i, scale in list(enumerate(per_stage(temperature, len(cascade.stages))))[first:]:
-        stage = cascade.stages[i]
-        noise = scale * sample_noise(stage.flow.shape, seed, i, 0, count).repeat(len(low), 1, 1, 1)
-        y = stage.run(stage.flow.sample, noise, image, labels)
+    temperatures = per_stage(temperature, len(cascade.stages))
+
+    def drawn(i: int, stage: Stage, given: Tensor) -> Tensor:
+        noise = sample_noise(stage.flow.shape, seed, i, 0, count).repeat(len(low), 1, 1, 1)
+        y = stage.run(stage.flow.sample, temperatures[i] * noise, given, labels)
         check_some_finite(y)
-        image, _ = stage.coding.image(y, image.repeat_interleave(len(y) // len(image), 0))
-        found.append(expand_bits(image, cascade.bits).unflatten(0, (len(low), count)))
-    return found
+        return y
+
+    made = cascade.generate(drawn, reduce_bits(low, cascade.bits), first)
+    return [
+        expand_bits(found.image, cascade.bits).unflatten(0, (len(low), count)) for found in made
+    ]

@@ -156,11 +156,7 @@ def check_cascade(
     A class-conditional cascade needs ``labels`` (N,), or raises `InputError`.
     """
     labels = cascade.needed_labels(labels, len(images))
-    checks, low = [], None
-    for stage, high in zip(cascade.stages, cascade.levels(images), strict=True):
-        checks.append(check_stage(stage, high, low, labels))
-        low = high
-    return checks
+    return [check_stage(stage, high, low, labels) for _, stage, high, low in cascade.climb(images)]
 
 
 @torch.no_grad()

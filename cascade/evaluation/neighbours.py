@@ -43,7 +43,7 @@ def neighbours(
     distance = sides[0].new_empty(len(images), 0)
     index = torch.empty(len(images), 0, dtype=torch.int64)
     for block in torch.arange(len(source)).split(BLOCK):
-        others = cascade.fit(source.read(block)).double().flatten(1)
+        others = cascade.resize(source.read(block)).double().flatten(1)
         found = torch.stack([torch.cdist(side, others) for side in sides]).amin(0)
         distance = torch.cat([distance, found], dim=1)
         index = torch.cat([index, block.expand(len(images), -1)], dim=1)

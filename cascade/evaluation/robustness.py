@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ def reconstructions(
     lower, image = ([None, *cascade.levels(images)])[stage : stage + 2]
     model = cascade.stages[stage]
     if scaling == "raw":
-        model, labels = replace(model, flow=unwhitened(model.flow)), None
+        model, labels = model.replace(flow=unwhitened(model.flow)), None
     noise = normal_noise(image, model.flow.shape, seed, stage, draw=0)
     shown, distance, exploded = [], [], []
     for sigma in sigmas:
@@ -92,7 +92,7 @@ def conditional_bpd(
     for sigma in sigmas:
         strength = torch.full((len(images),), float(sigma))
         given, exploded = disturb(below, low, lower, labels, strength, noise, limit)
-        told = replace(above, sigma=sigma)
+        told = above.replace(sigma=sigma)
         nats = told.run(told.flow.log_prob, y, given, labels).double()[~exploded]
         nats = nats - log_volume(y[0].numel(), cascade.bits)
         bpd = bits_per_dim(nats.mean(), y[0].numel()).item()
@@ -120,7 +120,7 @@ def stability(
     failed, not_finite = 0, 0
     for first in range(0, count, batch):
         draw = cascade.draw(min(batch, count - first), None, temperature, seed, first)
-        failed += int((draw.beyond > 1).any(1).sum())
+        failed += int((draw.out_of_range > 1).any(1).sum())
         not_finite += int((~draw.finite).sum())
     return Stability(failed / count, not_finite / count)
 
@@ -129,11 +129,10 @@ def stability(
 def round_trip(cascade: Cascade, images: Tensor, labels: Tensor | None) -> float:
     """The largest |decode(encode(y)) − y| of any stage, in y, whose range is 1 for pixels."""
     labels = cascade.needed_labels(labels, len(images))
-    worst, low = 0.0, None
-    for stage, high in zip(cascade.stages, cascade.levels(images), strict=True):
+    worst = 0.0
+    for _, stage, high, low in cascade.climb(images):
         y = stage.coding.centre(high)
         z = stage.run(stage.flow.noise_of, y, low, labels)
         back = stage.run(stage.flow.decode, z, low, labels)
         worst = max(worst, (back - y).abs().max().nan_to_num(nan=float("inf")).item())
-        low = high
     return worst

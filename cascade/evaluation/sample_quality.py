@@ -49,7 +49,7 @@ class Samples:
 
 def real_levels(cascade: Cascade, source: ImageSource, indices: Tensor) -> list[Tensor]:
     """The images at ``indices`` at every stage's resolution, uint8 (N, C, H, W), base first."""
-    levels = cascade.levels(cascade.fit(source.read(indices)))
+    levels = cascade.levels(cascade.resize(source.read(indices)))
     return [expand_bits(level, cascade.bits) for level in levels]
 
 

@@ -157,11 +157,13 @@ def score_source(
 
 
 def _score(cascade: Cascade, source: ImageSource, indices: Tensor, protocol: Protocol) -> list[Row]:
-    images = cascade.fit(source.read(indices))
+    images = cascade.resize(source.read(indices))
     labels = source.labels[indices] if protocol.label_mode == "given" else None
     prior = None if protocol.prior is None else torch.tensor(protocol.prior)
     try:
-        nats, posterior = cascade.score(images, labels, protocol.samples, protocol.seed, prior)
+        nats, posterior = cascade.stage_log_probs(
+            images, labels, protocol.samples, protocol.seed, prior
+        )
     except NotFinite as fault:
         raise fault.of(str(indices[fault.row].item())) from None
     sizes = {codec: file_bpd(images, codec).tolist() for codec in SETTINGS}

@@ -91,12 +91,11 @@ def spent(cascade: Cascade, images: Tensor, labels: Tensor | None, seed: int = 0
     be negative: only the sum is bounded.
     """
     labels = cascade.needed_labels(labels, len(images))
-    maps, low = [], None
-    for i, (stage, high) in enumerate(zip(cascade.stages, cascade.levels(images), strict=True)):
+    maps = []
+    for i, stage, high, low in cascade.climb(images):
         y = stage.coding.dequantise(high, seed, i, draw=0)
         nats = stage.run(partial(nats_map, stage.flow), y, low, labels)
         maps.append(cascade.bits * y.shape[1] - nats.double() / math.log(2))
-        low = high
     return maps
 
 

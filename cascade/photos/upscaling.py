@@ -8,7 +8,7 @@ the seed and a pixel's position: so tiles agree wherever the net's view ends wit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -89,7 +89,7 @@ def load_doublers(folders: Sequence[Path], device: str | torch.device = "cpu") -
     Unlike a cascade's they are not held to sizes: a stage doubles images of any. Raises
     `InputError` where one is no SRFlow, or they differ in channels, bits or pyramid.
     """
-    stages = [replace(load_stage(folder, device), chunk=1) for folder in folders]
+    stages = [load_stage(folder, device).replace(chunk=1) for folder in folders]
     for stage in stages:
         if not stage.config.upsamples:
             raise InputError(f"{stage.name} is a Glow: it draws images, and cannot enlarge any")

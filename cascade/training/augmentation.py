@@ -94,11 +94,11 @@ class Augmentation:
     def __init__(self, config: StageConfig, device: torch.device):
         self.config = config
         self.augment = config.augment
-        self.stage = load_stage(config.augment.previous, device)
-        _check_previous(self.stage, config)
-        self.flow = self.stage.flow.requires_grad_(False)
-        if config.augment.scaling == "raw":
-            self.stage.flow = unwhitened(self.flow)
+        stage = load_stage(config.augment.previous, device)
+        _check_previous(stage, config)
+        self.flow = stage.flow.requires_grad_(False)
+        raw = config.augment.scaling == "raw"
+        self.stage = stage.replace(flow=unwhitened(self.flow)) if raw else stage
         self.weights = weights_digest(self.flow)
         self.block = -1
         self.pool: dict[tuple, tuple[Tensor, float, bool]] = {}
@@ -125,7 +125,6 @@ class Augmentation:
 
     def __call__(self, low: Tensor, label: Tensor | None, step: int) -> Disturbed:
         """Clean integer low images (B, C, h, w) → disturbed ones, for one training step."""
-        self.stage.chunk = len(low)  # always the same: a process's share of the batch
         block = step // self.augment.refresh
         if block != self.block:
             self.block, self.pool = block, {}
@@ -133,28 +132,29 @@ class Augmentation:
         keys = [(image_digest(image), y) for image, y in zip(low, labels, strict=True)]
         new = {key: row for row, key in enumerate(keys) if key not in self.pool}
         if new:
-            self._disturb(list(new), torch.tensor(list(new.values())), low, label)
+            stage = self.stage.replace(chunk=len(low))  # a process's share of the batch, always
+            self._disturb(stage, list(new), torch.tensor(list(new.values())), low, label)
         images, sigmas, replaced = zip(*(self.pool[key] for key in keys), strict=True)
         return Disturbed(torch.stack(images), torch.tensor(sigmas), torch.tensor(replaced))
 
-    def _disturb(self, keys: list[tuple], rows: Tensor, low: Tensor, label: Tensor | None) -> None:
+    def _disturb(
+        self, stage: Stage, keys: list[tuple], rows: Tensor, low: Tensor, label: Tensor | None
+    ) -> None:
         """Fill the pool with the images at ``rows``, which ``keys`` name."""
         seed, model, data = self.config.seed, self.config.model, self.config.data
         sources = [generator("augment", seed, self.block, *key) for key in keys]
         step = self.block * self.augment.refresh
         sigma = torch.tensor([sigma_at(self.augment.sigma, step, source) for source in sources])
-        noise = torch.stack(
-            [torch.randn(self.stage.flow.shape, generator=source) for source in sources]
-        )
+        noise = torch.stack([torch.randn(stage.flow.shape, generator=source) for source in sources])
         image = low[rows]
         lower = None
-        if self.stage.config.upsamples:
+        if stage.config.upsamples:
             lower = halve(image, data.bits, model.pyramid)
         label = label[rows] if self.labelled else None
         disturbed, exploded = image, torch.zeros(len(rows), dtype=torch.bool)
         if sigma.any():
             disturbed, exploded = disturb(
-                self.stage, image, lower, label, sigma, noise, self.augment.limit
+                stage, image, lower, label, sigma, noise, self.augment.limit
             )
         sigma = torch.where(exploded, 0.0, sigma)
         for key, *found in zip(keys, disturbed, sigma.tolist(), exploded.tolist(), strict=True):

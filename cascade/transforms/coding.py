@@ -39,7 +39,7 @@ class Coding(ABC):
         """
 
     @abstractmethod
-    def beyond(self, y: Tensor) -> Tensor:
+    def out_of_range(self, y: Tensor) -> Tensor:
         """How far the worst of each row's values lies outside its range, in whole ranges, (B,)."""
 
     def centre(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -66,8 +66,8 @@ class Pixels(Coding):
         image = values.clamp(0, 2**self.bits - 1).to(torch.uint8)
         return image, _changed(image, values, y)
 
-    def beyond(self, y: Tensor) -> Tensor:
-        return _beyond(y, 0.5)
+    def out_of_range(self, y: Tensor) -> Tensor:
+        return _out_of_range(y, 0.5)
 
 
 class Details(Coding):
@@ -86,16 +86,18 @@ class Details(Coding):
         image = haar.join(low, values - 2 ** (self.bits - 1), self.bits)
         return image, _changed(self.values(image), values, y)
 
-    def beyond(self, y: Tensor) -> Tensor:
+    def out_of_range(self, y: Tensor) -> Tensor:
         lh, hl, hh = y.chunk(3, dim=1)
-        return torch.stack([_beyond(lh, 1), _beyond(hl, 1), _beyond(hh, 2)]).amax(0)
+        return torch.stack([_out_of_range(lh, 1), _out_of_range(hl, 1), _out_of_range(hh, 2)]).amax(
+            0
+        )
 
 
 def _changed(one: Tensor, two: Tensor, y: Tensor) -> Tensor:
     return ((one != two) | ~y.isfinite()).flatten(1).sum(1)
 
 
-def _beyond(y: Tensor, reach: float) -> Tensor:
+def _out_of_range(y: Tensor, reach: float) -> Tensor:
     """The largest (|y| − reach)/(2·reach) of each row, not below 0."""
     worst = y.flatten(1).abs().nan_to_num(nan=math.inf).amax(1)
     return ((worst - reach) / (2 * reach)).clamp(min=0)

@@ -124,9 +124,7 @@ def load_cascade(args: argparse.Namespace, dtype: str = "float32") -> Cascade:
     """The cascade the arguments name, on their device."""
     device = device_of(args)
     cascade = Cascade.load(args.run, stages_of(args), device, dtype)
-    if args.told_sigma is not None:
-        cascade.tell(args.told_sigma)
-    return cascade
+    return cascade if args.told_sigma is None else cascade.given_sigma(args.told_sigma)
 
 
 def device_of(args: argparse.Namespace) -> str | torch.device:

@@ -8,6 +8,7 @@ from cascade import Report
 from cascade.commands.shared.cli import say
 from cascade.evaluation.layer_checks import StageCheck
 from cascade.evaluation.variational import VariationalReport
+from cascade.likelihood import SampleCheck
 
 
 def figures_table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
@@ -20,7 +21,7 @@ def figures_table(title: str, columns: list[str], rows: list[list[str]]) -> Tabl
     return table
 
 
-def show_report(report: Report, result: dict[str, object]) -> None:
+def show_report(report: Report, drawn: SampleCheck, result: dict[str, object]) -> None:
     """The likelihood table, and everything a reader needs to quote it."""
     bpd = f"{report.bpd:.3f} ± {report.stderr:.3f}"
     rows = [
@@ -44,13 +45,13 @@ def show_report(report: Report, result: dict[str, object]) -> None:
         say(f"unreadable images left out: {result['skipped']}")
     sizes = ", ".join(f"{name} {size:.3f}" for name, size in result["files"].items())
     say(f"the same images as lossless files, bits/dim: {sizes}")
-    for pair, found in zip(report.names[1:], report.consistency, strict=True):
+    for pair, found in zip(report.names[1:], drawn.consistency, strict=True):
         say(
             f"consistency of {pair}'s samples with their input: |D(sample) - input| "
             f"{found['mean']:.2f} of {2**report.bits} grey levels on average, "
             f"{found['worst']:.0f} at worst, {found['exact']:.1%} of values exact"
         )
-    say(clip_line(report.clip_rates))
+    say(clip_line(drawn.clip_rates))
     say(report.statement)
 
 

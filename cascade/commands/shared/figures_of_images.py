@@ -49,7 +49,7 @@ def draw_samples(args: argparse.Namespace) -> list[Row]:
                     "stage": stage.name,
                     "temperature": ",".join(f"{t:g}" for t in args.temperature),
                     "clipped": draw.clipped[:, i].mean().item(),
-                    "beyond_one_range": (draw.beyond[:, i] > 1).double().mean().item(),
+                    "beyond_one_range": (draw.out_of_range[:, i] > 1).double().mean().item(),
                     "grey_levels_from_input": pairs[i - 1]["mean"] if i else "",
                 }
             )
@@ -109,7 +109,7 @@ def draw_temperatures(args: argparse.Namespace) -> list[Row]:
                 "stage": stage.name,
                 "temperature": value,
                 "clipped": draw.clipped[:, i].mean().item(),
-                "beyond_one_range": (draw.beyond > 1).any(1).double().mean().item(),
+                "beyond_one_range": (draw.out_of_range > 1).any(1).double().mean().item(),
             }
             for value, draw in zip(args.values, draws, strict=True)
         ]
@@ -163,7 +163,7 @@ def draw_neighbours(args: argparse.Namespace) -> list[Row]:
     data = cascade.stages[-1].config.data
     training = open_data(cascade, None, data.split)
     held_out = open_data(cascade, args.data, args.split)
-    real = cascade.fit(held_out.read(choose(held_out, HELD_OUT, args.seed)))
+    real = cascade.resize(held_out.read(choose(held_out, HELD_OUT, args.seed)))
     usual = neighbours(cascade, real, training, NEAREST, data.flip)
     samples = cascade.sample(args.num, None, args.temperature, args.seed)
     found = neighbours(cascade, samples, training, NEAREST, data.flip)
@@ -187,7 +187,7 @@ def _show_neighbours(
     """The samples for which one training image stands out most, with their neighbours."""
     rows, captions = [], []
     for n in found.standing_out.argsort()[:SHOWN].tolist():
-        rows.append([samples[n], *cascade.fit(training.read(found.index[n]))])
+        rows.append([samples[n], *cascade.resize(training.read(found.index[n]))])
         captions.append(["", *(f"{distance:.1f}" for distance in found.distance[n].tolist())])
     middle = [near.distance[:, 0].quantile(0.5).item() for near in (found, usual)]
     least = [near.standing_out.min().item() for near in (found, usual)]
