@@ -20,7 +20,7 @@ from cascade.transforms.dequantise import expand_bits, log_volume, reduce_bits
 from cascade.transforms.pyramid import halve_to, pyramid
 from cascade.utils.non_finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
 from cascade.utils.seeds import sample_noise
-from stages import InputError, Remark
+from stages import InputError, InputWarning
 
 SAMPLES_JUDGED = 64  # fresh samples, for their consistency and how often they are clipped
 
@@ -55,7 +55,7 @@ class Cascade:
                 warnings.warn(
                     f"{above.name} was trained on low images disturbed by another stage than "
                     f"{below.name} ({learned_from[:12]}, not {below.digest[:12]})",
-                    Remark,
+                    InputWarning,
                     stacklevel=2,
                 )
         self.stages = list(stages)

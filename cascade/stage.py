@@ -68,7 +68,7 @@ def _built(config: StageConfig) -> Flow:
         flow = glow(shape, **options)
     else:
         told = config.augment.condition
-        flow = srflow(shape, details=model.pyramid == "haar", told_sigma=told, **options)
+        flow = srflow(shape, details=model.pyramid == "haar", condition_on_sigma=told, **options)
     return channels_last(flow)
 
 

@@ -34,7 +34,7 @@ from cascade.training.run_folder import StageFolder
 from cascade.training.signals import stop_requests
 from cascade.training.tracking import Log, check_trackers
 from cascade.transforms.dequantise import centre, quantise
-from stages import Flow, InputError, SaidElsewhere, StageLoss, initialise
+from stages import Flow, InputError, ReportedElsewhere, StageLoss, initialise
 
 Watch = Callable[[int, dict[str, object]], None]
 Result = TypeVar("Result")
@@ -80,7 +80,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         flow = self._agree(lambda: build(config))
         self.loss = StageLoss(flow).to(self.accelerator.device)
-        self.loss.flow.keep(train.memory)
+        self.loss.flow.set_activation_memory(train.memory)
         self._open_folder(anew)
         self.log = Log(self.accelerator, config, self.step)
         if self.accelerator.is_main_process:
@@ -149,7 +149,7 @@ class Trainer:
             first = next((message for message in messages if message), None)
             if first:
                 main = self.accelerator.is_main_process
-                raise (InputError if main else SaidElsewhere)(first) from error
+                raise (InputError if main else ReportedElsewhere)(first) from error
         elif error:
             raise error
         return result
