@@ -212,7 +212,7 @@ def initialise(module: nn.Module, *inputs: Tensor | None) -> None:
     module is copied or wrapped.
 
     Args:
-        module: a flow, or any module.
+        module: a `StageLoss`, the body of a `Flow`, or any other module.
         inputs: the arguments of the module; images (B, C, H, W), of a large batch.
     """
     layers = [layer for layer in module.modules() if hasattr(layer, "fit")]
