@@ -26,7 +26,7 @@ from cascade.transforms.dequantise import expand_bits, log_volume, reduce_bits
 from cascade.transforms.pyramid import halve_to, pyramid
 from cascade.utils.non_finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
 from cascade.utils.seeds import sample_noise, whole_number
-from stages import InputError, Remark
+from stages import InputError, InputWarning
 
 Labels = Tensor | Sequence[int] | None
 
@@ -99,7 +99,7 @@ class Cascade(nn.Module):
                 warnings.warn(
                     f"{above.name} was trained on low images disturbed by another stage than "
                     f"{below.name} ({learned_from[:12]}, not {below.digest[:12]})",
-                    Remark,
+                    InputWarning,
                     stacklevel=2,
                 )
         self.stages = nn.ModuleList(stages)

@@ -68,7 +68,9 @@ def _built(config: StageConfig) -> Flow:
     shape = (data.channels, data.size, data.size)
     if config.upsamples:
         told = config.augment.condition
-        return channels_last(srflow(shape, details=config.of_details, told_sigma=told, **options))
+        return channels_last(
+            srflow(shape, details=config.of_details, condition_on_sigma=told, **options)
+        )
     return channels_last(glow(shape, **options))
 
 

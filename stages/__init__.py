@@ -1,23 +1,56 @@
-"""One stage of a cascade: bijections, the nets inside them, Glow and SRFlow."""
+"""Normalizing flows of images: bijections and their combinators, Glow and SRFlow.
 
-from stages.bijection import Bijection, Chain, OnHalf, Squeezed
-from stages.errors import InputError, Remark, SaidElsewhere
+`glow` and `srflow` build complete flows. To assemble another one, combine bijections with `Chain`,
+`Squeeze` and `Split`, and wrap the result in a `Flow` (docs/own-flow.md).
+"""
+
+from stages.actnorm import ActNorm, ActNormInv1x1, initialise
+from stages.bijection import (
+    Bijection,
+    Chain,
+    Cond,
+    Identity,
+    Split,
+    Squeeze,
+    merge_latents,
+    split,
+    split_latents,
+)
+from stages.coupling import AffineCoupling, AffineInjector, InjectorNets, scale_function
+from stages.encoder import Encoder
+from stages.errors import InputError, InputWarning, ReportedElsewhere
 from stages.flow import Flow, StageLoss
 from stages.glow import glow
-from stages.norm import initialise
+from stages.prior import ClassPrior, SplitPrior
 from stages.srflow import srflow
+from stages.steps import Steps
 
 __all__ = [
+    "ActNorm",
+    "ActNormInv1x1",
+    "AffineCoupling",
+    "AffineInjector",
     "Bijection",
     "Chain",
+    "ClassPrior",
+    "Cond",
+    "Encoder",
     "Flow",
+    "Identity",
+    "InjectorNets",
     "InputError",
-    "OnHalf",
-    "Remark",
-    "SaidElsewhere",
-    "Squeezed",
+    "InputWarning",
+    "ReportedElsewhere",
+    "Split",
+    "SplitPrior",
+    "Squeeze",
     "StageLoss",
+    "Steps",
     "glow",
     "initialise",
+    "merge_latents",
+    "scale_function",
+    "split",
+    "split_latents",
     "srflow",
 ]

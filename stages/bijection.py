@@ -1,4 +1,9 @@
-"""The algebra: what an invertible map of images is, and how maps combine."""
+"""Invertible maps of images, and the combinators that build a multi-scale flow from them.
+
+Source: NICE (https://arxiv.org/abs/1410.8516) for the composition of bijections; RealNVP
+(https://arxiv.org/abs/1605.08803), section 3.6, for squeeze and the multi-scale
+architecture.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +14,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Cond = tuple[Tensor, ...]
-Rewound = tuple[list[Tensor], Tensor, Tensor]  # see `Bijection.rewind`
+Cond = tuple[Tensor, ...]  # a condition
 Map = Callable[[Tensor, Cond], tuple[Tensor, Tensor]]
+Reconstruction = tuple[list[Tensor], Tensor, Tensor]  # see `Bijection.reconstruct`
 
 
 class Bijection(nn.Module, ABC):
-    """An invertible map of images (B, C, H, W) to images.
+    """An invertible map of images (B, C, H, W) to images of the same shape.
 
-    Both directions return the mapped image and ``log_det`` (B,), in nats: the log of the absolute
-    Jacobian determinant of *that* direction, summed over the image. ``cond`` holds feature maps
-    by level, finest first, or what `Steps` hands to its parts; a part that needs none ignores it.
+    Both methods return the mapped images and ``log_det`` (B,) in nats: log |det J| of the direction
+    that was computed, so that log_det of `inverse` is minus that of `forward`. ``cond`` is the
+    condition: feature maps by level, finest first, or what `Steps` computes from them for each of
+    its parts. A bijection without a condition ignores it.
     """
 
     @abstractmethod
-    def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]: ...
+    def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
+        """z = f(x), and log |det ∂z/∂x|."""
 
     @abstractmethod
-    def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]: ...
+    def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
+        """x = f⁻¹(z), and log |det ∂x/∂z|."""
 
-    def rewind(self, z: Tensor, cond: Cond) -> Rewound:
-        """The input x of an output, as leaves of a graph that maps it to z and log_det again.
+    def reconstruct(self, z: Tensor, cond: Cond) -> Reconstruction:
+        """Compute the input from the output, and run `forward` on it to record its graph.
 
-        The leaves are x's channels in order. Called with gradients on; ``cond`` is `forward`'s.
+        For a backward pass that does not store activations (`stages.reversible`). Gradients are
+        enabled when it is called.
+
+        Args:
+            z: the output of `forward`, (B, C, H, W).
+            cond: the condition that `forward` had.
+
+        Returns:
+            The input as leaf tensors, which concatenated along the channels are x; then z and
+            log_det as functions of these leaves.
         """
         with torch.no_grad():
             x, _ = self.inverse(z, cond)
@@ -40,7 +57,7 @@ class Bijection(nn.Module, ABC):
 
 
 def compose(x: Tensor, maps: Sequence[Map], conds: Sequence[Cond]) -> tuple[Tensor, Tensor]:
-    """Apply maps in turn, each with its own condition; log-determinants add."""
+    """Apply maps one after the other, each with its own condition; log-determinants add up."""
     log_det = x.new_zeros(len(x))
     for apply, cond in zip(maps, conds, strict=True):
         x, change = apply(x, cond)
@@ -49,7 +66,7 @@ def compose(x: Tensor, maps: Sequence[Map], conds: Sequence[Cond]) -> tuple[Tens
 
 
 class Chain(Bijection):
-    """Parts one after the other: f = f_n ∘ … ∘ f_1."""
+    """Bijections one after the other: f = f_n ∘ … ∘ f_1."""
 
     def __init__(self, *parts: Bijection):
         super().__init__()
@@ -62,6 +79,16 @@ class Chain(Bijection):
         return compose(z, [p.inverse for p in reversed(self.parts)], [cond] * len(self.parts))
 
 
+class Identity(Bijection):
+    """z = x, log_det = 0."""
+
+    def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
+        return x, x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
+        return z, z.new_zeros(len(z))
+
+
 def squeeze(x: Tensor) -> Tensor:
     """2×2 blocks of pixels become channels: (B, C, H, W) → (B, 4C, H/2, W/2)."""
     return F.pixel_unshuffle(x, 2)
@@ -72,14 +99,14 @@ def unsqueeze(x: Tensor) -> Tensor:
     return F.pixel_shuffle(x, 2)
 
 
-def halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The kept C // 2 channels and the rest."""
-    kept = x.shape[1] // 2
-    return x[:, :kept], x[:, kept:]
+def split(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The first C // 2 channels, and the other channels."""
+    first = x.shape[1] // 2
+    return x[:, :first], x[:, first:]
 
 
-class Squeezed(Bijection):
-    """A bijection at half the resolution with four times the channels; the shape is kept."""
+class Squeeze(Bijection):
+    """Squeeze, apply ``inner``, unsqueeze: the output has the shape of the input."""
 
     def __init__(self, inner: Bijection):
         super().__init__()
@@ -94,39 +121,49 @@ class Squeezed(Bijection):
         return unsqueeze(x), log_det
 
 
-class OnHalf(Bijection):
-    """The next level: a bijection of the kept half alone, with the condition one level coarser."""
+class Split(Bijection):
+    """Apply ``inner``, the next level, to the first C // 2 channels; the others are done.
+
+    ``inner`` gets the condition without its first feature map, which is of the current level.
+    """
 
     def __init__(self, inner: Bijection):
         super().__init__()
         self.inner = inner
 
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        kept, rest = halves(x)
-        z, log_det = self.inner(kept, cond[1:])
-        return torch.cat([z, rest], dim=1), log_det
+        first, second = split(x)
+        z, log_det = self.inner(first, cond[1:])
+        return torch.cat([z, second], dim=1), log_det
 
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        kept, rest = halves(z)
-        x, log_det = self.inner.inverse(kept, cond[1:])
-        return torch.cat([x, rest], dim=1), log_det
+        first, second = split(z)
+        x, log_det = self.inner.inverse(first, cond[1:])
+        return torch.cat([x, second], dim=1), log_det
 
 
-def peel(z: Tensor, levels: int, squeezed: bool = True) -> tuple[Tensor, list[Tensor]]:
-    """Take shape-preserved noise apart: the coarsest latent, the dropped halves finest first.
+def split_latents(z: Tensor, levels: int, squeezed: bool = True) -> tuple[Tensor, list[Tensor]]:
+    """Separate the latents of a multi-scale flow, which are stored in one tensor of image shape.
 
-    Every level begins with a squeeze, the first one only if ``squeezed``.
+    Args:
+        z: the output of the flow, (B, C, H, W).
+        levels: the number of levels of the flow.
+        squeezed: whether the first level begins with a squeeze, as all other levels do.
+
+    Returns:
+        The latent of the coarsest level, then the latents split off at the other levels, finest
+        first.
     """
-    z, dropped = squeeze(z) if squeezed else z, []
+    z, split_off = squeeze(z) if squeezed else z, []
     for _ in range(levels - 1):
-        z, rest = halves(z)
+        z, latent = split(z)
         z = squeeze(z)
-        dropped.append(rest)
-    return z, dropped
+        split_off.append(latent)
+    return z, split_off
 
 
-def unpeel(top: Tensor, dropped: list[Tensor], squeezed: bool = True) -> Tensor:
-    """The inverse of `peel`."""
-    for rest in reversed(dropped):
-        top = torch.cat([unsqueeze(top), rest], dim=1)
+def merge_latents(top: Tensor, split_off: list[Tensor], squeezed: bool = True) -> Tensor:
+    """The inverse of `split_latents`."""
+    for latent in reversed(split_off):
+        top = torch.cat([unsqueeze(top), latent], dim=1)
     return unsqueeze(top) if squeezed else top

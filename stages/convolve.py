@@ -1,4 +1,4 @@
-"""Convolutions that keep an image's size, with a ReLU between one and the next."""
+"""Convolutions with a ReLU between one and the next; on a CPU, im2col and matrix products."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-Layer = tuple[Tensor, Tensor]  # weight (O, I, k, k), k 1 or 3, and bias (O,)
+Layer = tuple[Tensor, Tensor]  # weight (O, I, k, k), where k is 1 or 3, and bias (O,)
 
-WIDE = 128  # channels from which on products pay, however many pixels there are
-LARGEST = 2**20  # numbers that the neighbourhoods of an image's pixels may take
-AT_ONCE = 2**18  # numbers of a hidden image that stay in a cache, of which a layer reads and writes
+WIDE = 128  # channels from which on im2col is faster at any number of pixels
+MAX_IM2COL = 2**20  # largest number of values in the im2col matrix of one image
+CHUNK = 2**18  # values of a hidden layer that stay in the CPU's cache
 
 
 def convolve(x: Tensor, *layers: Layer, added: Tensor | None = None, groups: int = 1) -> Tensor:
-    """x (B, I, H, W) through ``layers``; ``added`` is added to what the first one makes of it.
+    """Apply convolutions of stride 1 that keep the size of the image, with ReLU between them.
 
-    On a CPU wide nets of small images are products of matrices (`_Products`): the library's
-    convolutions of few channels to many, or many to few, and its gradients of weights, take longer.
-    Other devices, grouped convolutions, autocast and compiled code use the library's.
+    On a CPU, wide layers on small images are computed as matrix products (`_Im2colLayers`), because
+    PyTorch's convolutions from few to many channels, or from many to few, and their weight
+    gradients are slower. Other devices, grouped convolutions, autocast and compiled code use
+    PyTorch's convolutions.
+
+    Args:
+        x: images (B, I, H, W).
+        layers: weight and bias of each convolution.
+        added: a tensor (B, O, H, W) that is added to the output of the first convolution.
+        groups: the groups of every convolution.
     """
-    if groups == 1 and _are_products(x, layers):
+    if groups == 1 and _use_im2col(x, layers):
         tensors = [tensor for layer in layers for tensor in layer]
-        return _Products.apply(x, added, torch.is_grad_enabled(), *tensors)
+        return _Im2colLayers.apply(x, added, torch.is_grad_enabled(), *tensors)
     for i, (weight, bias) in enumerate(layers):
         x = F.relu(x, inplace=True) if i else x
         x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=groups)
@@ -33,86 +40,93 @@ def convolve(x: Tensor, *layers: Layer, added: Tensor | None = None, groups: int
     return x
 
 
-def _are_products(x: Tensor, layers: tuple[Layer, ...]) -> bool:
+def _use_im2col(x: Tensor, layers: tuple[Layer, ...]) -> bool:
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return False
     count, _, height, width = x.shape
-    wide = max(max(weight.shape[:2]) for weight, _ in layers)
-    laid_out = [min(weight.shape[:2]) for weight, _ in layers if weight.shape[-1] > 1]
-    worthwhile = wide >= WIDE or 4 * count * height * width <= wide**2
-    return count > 0 and worthwhile and 9 * height * width * max(laid_out, default=0) <= LARGEST
+    widest = max(max(weight.shape[:2]) for weight, _ in layers)
+    narrow = [min(weight.shape[:2]) for weight, _ in layers if weight.shape[-1] > 1]
+    faster = widest >= WIDE or 4 * count * height * width <= widest**2
+    return count > 0 and faster and 9 * height * width * max(narrow, default=0) <= MAX_IM2COL
 
 
-class _Products(torch.autograd.Function):
-    """The layers of `convolve`, channels last; ReLU works in place, forward and backward.
+class _Im2colLayers(torch.autograd.Function):
+    """The layers of `convolve`, in channels-last layout; ReLU works in place in both passes.
 
-    A few images go through all layers before the next few do, so that what one layer writes the
-    next one finds in a cache. Inputs of layers are kept for a backward pass if ``keep``.
+    The batch is cut into chunks. Each chunk goes through all layers before the next chunk starts,
+    so that the output of a layer is still in the CPU's cache when the next layer reads it. The
+    inputs of the layers are saved for the backward pass if ``save``.
     """
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x: Tensor, added: Tensor | None, keep: bool, *tensors: Tensor
+        ctx: FunctionCtx, x: Tensor, added: Tensor | None, save: bool, *tensors: Tensor
     ) -> Tensor:
         weights, biases = tensors[::2], tensors[1::2]
-        products = [_Product(weight) for weight in weights]
-        ctx.few = max(1, AT_ONCE // (x.shape[2] * x.shape[3] * max(map(len, biases))))
-        images = x.permute(0, 2, 3, 1).split(ctx.few)
-        more = () if added is None else added.permute(0, 2, 3, 1).split(ctx.few)
+        convs = [_Im2colConv(weight) for weight in weights]
+        ctx.chunk = max(1, CHUNK // (x.shape[2] * x.shape[3] * max(map(len, biases))))
+        chunks = x.permute(0, 2, 3, 1).split(ctx.chunk)
+        added_chunks = () if added is None else added.permute(0, 2, 3, 1).split(ctx.chunk)
         inputs, outputs = [], []
-        for n, y in enumerate(images):
-            for i, (product, bias) in enumerate(zip(products, biases, strict=True)):
+        for n, y in enumerate(chunks):
+            for i, (conv, bias) in enumerate(zip(convs, biases, strict=True)):
                 y = y.relu_() if i else y
-                if keep:
+                if save:
                     inputs.append(y)
-                y = product.of(y, bias)
-                if more and not i:
-                    y += more[n]
+                y = conv.forward(y, bias)
+                if added_chunks and not i:
+                    y += added_chunks[n]
             outputs.append(y)
-        if keep:
+        if save:
             ctx.save_for_backward(*weights, *inputs)
-        return _joined(outputs)
+        return _channels_first(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         need_x, need_added, _, *needed = ctx.needs_input_grad
-        kept, count = ctx.saved_tensors, len(needed) // 2
-        products, inputs = [_Product(weight) for weight in kept[:count]], kept[count:]
-        of_matrices, of_biases = [None] * count, [None] * count
-        of_x, of_added = [], []
-        for n, part in enumerate(grad.permute(0, 2, 3, 1).split(ctx.few)):
+        saved, count = ctx.saved_tensors, len(needed) // 2
+        convs, inputs = [_Im2colConv(weight) for weight in saved[:count]], saved[count:]
+        matrix_grads, bias_grads = [None] * count, [None] * count
+        x_grads, added_grads = [], []
+        for n, y_grad in enumerate(grad.permute(0, 2, 3, 1).split(ctx.chunk)):
             for i in reversed(range(count)):
-                before = inputs[n * count + i]
+                x = inputs[n * count + i]
                 if needed[2 * i + 1]:
-                    of_biases[i] = _plus(of_biases[i], part.sum((0, 1, 2)))
+                    bias_grads[i] = _accumulate(bias_grads[i], y_grad.sum((0, 1, 2)))
                 if need_added and not i:
-                    of_added.append(part)
-                of_matrix, part = products[i].gradients(before, part, needed[2 * i], i or need_x)
+                    added_grads.append(y_grad)
+                matrix_grad, y_grad = convs[i].backward(x, y_grad, needed[2 * i], i or need_x)
                 if needed[2 * i]:
-                    of_matrices[i] = _plus(of_matrices[i], of_matrix)
+                    matrix_grads[i] = _accumulate(matrix_grads[i], matrix_grad)
                 if i:
-                    part *= before.sign()  # 0 or 1
-            of_x.append(part)
-        found = [_joined(of_x) if need_x else None, _joined(of_added) if need_added else None, None]
-        for product, of_matrix, of_bias in zip(products, of_matrices, of_biases, strict=True):
-            found += [None if of_matrix is None else product.weight(of_matrix), of_bias]
-        return tuple(found)
+                    y_grad *= x.sign()  # of the ReLU: 0 or 1
+            x_grads.append(y_grad)
+        grads = [
+            _channels_first(x_grads) if need_x else None,
+            _channels_first(added_grads) if need_added else None,
+            None,
+        ]
+        for conv, matrix_grad, bias_grad in zip(convs, matrix_grads, bias_grads, strict=True):
+            grads += [None if matrix_grad is None else conv.to_weight(matrix_grad), bias_grad]
+        return tuple(grads)
 
 
-def _plus(total: Tensor | None, more: Tensor) -> Tensor:
-    return more if total is None else total.add_(more)
+def _accumulate(total: Tensor | None, grad: Tensor) -> Tensor:
+    return grad if total is None else total.add_(grad)
 
 
-def _joined(images: list[Tensor]) -> Tensor:
-    return torch.cat(images).permute(0, 3, 1, 2)
+def _channels_first(chunks: list[Tensor]) -> Tensor:
+    return torch.cat(chunks).permute(0, 3, 1, 2)
 
 
-class _Product:
-    """A convolution of images (B, H, W, I), channels last, as a product on its wider side.
+class _Im2colConv:
+    """One convolution of channels-last images (B, H, W, I) as a matrix product.
 
-    Neighbourhoods of the narrower side are laid out: of the inputs, or of the outputs, where it is
-    the adjoint of a convolution with the kernel turned around. The matrix is (wide, k²·narrow).
+    im2col is applied to whichever side has fewer channels, since its matrix has k² times as many
+    values. If the input has fewer: output = im2col(x) · matrixᵀ. If the output has fewer:
+    output = col2im(x · matrix), where the matrix holds the spatially flipped kernel. The matrix is
+    (wide side's channels, k² · narrow side's channels).
     """
 
     def __init__(self, weight: Tensor):
@@ -123,49 +137,49 @@ class _Product:
         else:
             self.matrix = weight.flip(2, 3).permute(1, 2, 3, 0).flatten(1)
 
-    def weight(self, matrix: Tensor) -> Tensor:
-        """The weight (O, I, k, k) that has this matrix."""
+    def to_weight(self, matrix: Tensor) -> Tensor:
+        """The weight (O, I, k, k) that corresponds to a matrix."""
         outputs, inputs, size, _ = self.shape
         if self.widens:
             return matrix.view(outputs, size, size, inputs).permute(0, 3, 1, 2)
         return matrix.view(inputs, size, size, outputs).permute(3, 0, 1, 2).flip(2, 3)
 
-    def of(self, x: Tensor, bias: Tensor) -> Tensor:
-        """The convolution (B, H, W, O)."""
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """The convolution, (B, H, W, O)."""
         if self.widens:
-            return torch.addmm(bias, self._rows(x), self.matrix.t()).view(*x.shape[:3], len(bias))
-        return self._overlapped(_flat(x) @ self.matrix, x.shape[:3]).add_(bias)
+            return torch.addmm(bias, self._im2col(x), self.matrix.t()).view(*x.shape[:3], len(bias))
+        return self._col2im(_flat(x) @ self.matrix, x.shape[:3]).add_(bias)
 
-    def gradients(
-        self, x: Tensor, grad: Tensor, of_matrix: bool, of_x: bool
+    def backward(
+        self, x: Tensor, grad: Tensor, need_matrix: bool, need_x: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of the matrix and of x, those that are wanted."""
+        """The gradients of the matrix and of x, None for those that are not needed."""
         if self.widens:
-            wide = _flat(grad)
+            flat = _flat(grad)
             return (
-                wide.t() @ self._rows(x) if of_matrix else None,
-                self._overlapped(wide @ self.matrix, x.shape[:3]) if of_x else None,
+                flat.t() @ self._im2col(x) if need_matrix else None,
+                self._col2im(flat @ self.matrix, x.shape[:3]) if need_x else None,
             )
-        rows = self._rows(grad)
+        columns = self._im2col(grad)
         return (
-            _flat(x).t() @ rows if of_matrix else None,
-            (rows @ self.matrix.t()).view(x.shape) if of_x else None,
+            _flat(x).t() @ columns if need_matrix else None,
+            (columns @ self.matrix.t()).view(x.shape) if need_x else None,
         )
 
-    def _rows(self, x: Tensor) -> Tensor:
-        """Every pixel's k×k neighbours, zeros outside: (B, H, W, C) → (B·H·W, k²·C)."""
+    def _im2col(self, x: Tensor) -> Tensor:
+        """The zero-padded k×k neighbourhood of every pixel: (B, H, W, C) → (B·H·W, k²·C)."""
         if self.size == 1:
             return _flat(x)
-        rows = F.pad(x, (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
-        return rows.permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * x.shape[3])
+        columns = F.pad(x, (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
+        return columns.permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * x.shape[3])
 
-    def _overlapped(self, rows: Tensor, shape: torch.Size) -> Tensor:
-        """The adjoint of `_rows`: (B·H·W, k²·C) → (B, H, W, C), all copies of a pixel added up."""
-        channels = rows.shape[1] // self.size**2
+    def _col2im(self, columns: Tensor, shape: torch.Size) -> Tensor:
+        """The adjoint of `_im2col`: (B·H·W, k²·C) → (B, H, W, C), the copies of a pixel summed."""
+        channels = columns.shape[1] // self.size**2
         if self.size > 1:
-            copies, starts = _copies(*shape)
-            rows = F.embedding_bag(copies, rows.view(-1, channels), starts, mode="sum")
-        return rows.view(*shape, channels)
+            indices, offsets = _col2im_indices(*shape)
+            columns = F.embedding_bag(indices, columns.view(-1, channels), offsets, mode="sum")
+        return columns.view(*shape, channels)
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -173,15 +187,16 @@ def _flat(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _copies(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where `_rows` put each pixel, as indices of all rows' neighbours, and where each one's start.
+def _col2im_indices(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Where `_im2col` puts the copies of each pixel, and the offset of each pixel's first copy.
 
-    The neighbour k of row p is the pixel p + k, so pixel q is neighbour k of row q − k.
+    Neighbour k of pixel p is pixel p + k, so pixel q is neighbour k of pixel q − k.
     """
-    rows = torch.arange(count * height * width, dtype=torch.int32, device="cpu").view(
+    pixels = torch.arange(count * height * width, dtype=torch.int32, device="cpu").view(
         count, height, width
     )
-    rows = F.pad(rows, (1, 1, 1, 1), value=-1).unfold(1, 3, 1).unfold(2, 3, 1).flatten(3)
-    copies, inside = 9 * rows + torch.arange(8, -1, -1, dtype=torch.int32, device="cpu"), rows >= 0
+    pixels = F.pad(pixels, (1, 1, 1, 1), value=-1).unfold(1, 3, 1).unfold(2, 3, 1).flatten(3)
+    neighbour = torch.arange(8, -1, -1, dtype=torch.int32, device="cpu")
+    indices, inside = 9 * pixels + neighbour, pixels >= 0
     ends = inside.sum(3).flatten().cumsum(0, dtype=torch.int32)
-    return copies[inside], F.pad(ends, (1, -1))
+    return indices[inside], F.pad(ends, (1, -1))

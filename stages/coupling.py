@@ -1,128 +1,173 @@
-"""Affine maps whose scale and shift a net predicts: coupling, injector, and the learned prior."""
+"""Affine coupling and affine injector: affine maps whose shift and scale a net predicts.
+
+Source: NICE (additive coupling), https://arxiv.org/abs/1410.8516; RealNVP, section 3.2, equations 4
+and 5 (affine coupling), https://arxiv.org/abs/1605.08803; SRFlow, section 3.2 (conditional affine
+coupling, affine injector), https://arxiv.org/abs/2006.14200.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.bijection import Bijection, Cond, Rewound, halves
-from stages.nets import CouplingNet, Head
-from stages.scale import ScaleLaw, whitening
+from stages.bijection import Bijection, Cond, Reconstruction, split
+from stages.errors import InputError
+from stages.nets import AffineHead, CouplingNet
+
+ScaleFunction = Callable[[Tensor], Tensor]  # the raw output of a net → scale s > 0, elementwise
+MIN_SCALE = 1e-3  # the smallest scale if squish is 0; keeps the inverse finite
 
 
-def _sum(x: Tensor) -> Tensor:
+def scale_function(squish: float, squish_range: str = "sigmoid") -> ScaleFunction:
+    """The function that maps the raw output of a net to the scale s of y = s·x + t.
+
+    Args:
+        squish: the smallest scale α, in [0, 1).
+        squish_range: ``sigmoid``: s = α + (1 − α)·sigmoid(raw + 2), in (α, 1), where α = 0 is read
+            as 0.001. ``symmetric``: s = exp(−log α · tanh(raw)), in [α, 1/α], so that forward and
+            inverse are bounded by the same factor; needs α > 0.
+
+    Raises:
+        InputError: for other values.
+    """
+    if not 0 <= squish < 1:
+        raise InputError(f"squish must lie in [0, 1), got {squish}")
+    if squish_range == "sigmoid":
+        floor = max(squish, MIN_SCALE)
+        return lambda raw: floor + (1 - floor) * torch.sigmoid(raw + 2)
+    if squish_range == "symmetric":
+        if squish == 0:
+            raise InputError("squish_range symmetric needs squish above 0, such as 0.5")
+        max_log_scale = -math.log(squish)
+        return lambda raw: torch.exp(max_log_scale * torch.tanh(raw))
+    raise InputError(f"squish_range is 'sigmoid' or 'symmetric', got {squish_range!r}")
+
+
+def _sum_per_image(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1)
 
 
-def for_each(cond: Cond, x: Tensor) -> Cond:
-    """A condition for images that are several for one condition, those of one side by side."""
+def repeat_condition(cond: Cond, x: Tensor) -> Cond:
+    """Repeat each condition n times if x holds n images for each, stored one after the other.
+
+    Args:
+        cond: tensors (B, …).
+        x: images (n·B, C, H, W).
+
+    Returns:
+        Tensors (n·B, …).
+    """
     times = len(x) // len(cond[0])
     return cond if times == 1 else tuple(c.repeat_interleave(times, 0) for c in cond)
 
 
-class Coupling(Bijection):
-    """The second half of the channels, changed given the first: y = s·x + t, log_det = Σ log s.
+class AffineCoupling(Bijection):
+    """x = (x₁, x₂) → (x₁, s·x₂ + t), where a net computes s and t from x₁; log_det = Σ log s.
 
-    A net reads the kept half (and its slice of the condition, if ``conditional``) and predicts
-    the shift t and the raw scale that ``law`` maps to s. ``law`` None makes it additive: s = 1.
+    Args:
+        channels: C. x₁ has the first C // 2 channels, x₂ the others.
+        width: hidden channels of the net.
+        scale_fn: maps the raw output of the net to s; None makes the coupling additive, s = 1.
+        conditional: the net reads a condition too: ``cond`` is one tensor (B, width, H, W), the
+            features' part of the net's first convolution (`CouplingNet`).
     """
 
     def __init__(
-        self, channels: int, width: int, law: ScaleLaw | None = None, conditional: bool = False
+        self,
+        channels: int,
+        width: int,
+        scale_fn: ScaleFunction | None = None,
+        conditional: bool = False,
     ):
         super().__init__()
-        kept = channels // 2
-        changed = channels - kept
-        self.law = law
-        self.reads = width if conditional else 0
-        self.net = CouplingNet(kept, width, changed if law is None else 2 * changed)
+        first = channels // 2
+        changed = channels - first
+        self.scale_fn = scale_fn
+        self.cond_channels = width if conditional else 0
+        self.net = CouplingNet(first, width, changed if scale_fn is None else 2 * changed)
 
-    def _shift_scale(self, kept: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        hidden = for_each(cond, kept)[0] if self.reads else None
-        predicted = self.net(kept, hidden).to(kept.dtype)
-        if self.law is None:
+    def _shift_scale(self, first: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        condition = repeat_condition(cond, first)[0] if self.cond_channels else None
+        predicted = self.net(first, condition).to(first.dtype)
+        if self.scale_fn is None:
             return predicted, torch.ones_like(predicted)
         shift, raw = predicted.chunk(2, dim=1)
-        return shift, self.law(raw)
+        return shift, self.scale_fn(raw)
 
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        kept, changed = halves(x)
-        shift, scale = self._shift_scale(kept, cond)
-        return torch.cat([kept, self._mapped(changed, shift, scale)], dim=1), _sum(scale.log())
+        first, second = split(x)
+        shift, scale = self._shift_scale(first, cond)
+        second = self._affine(second, shift, scale)
+        return torch.cat([first, second], dim=1), _sum_per_image(scale.log())
 
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        kept, changed = halves(z)
-        shift, scale = self._shift_scale(kept, cond)
-        return torch.cat([kept, self._unmapped(changed, shift, scale)], dim=1), -_sum(scale.log())
+        first, second = split(z)
+        shift, scale = self._shift_scale(first, cond)
+        second = self._affine_inverse(second, shift, scale)
+        return torch.cat([first, second], dim=1), -_sum_per_image(scale.log())
 
-    def rewind(self, z: Tensor, cond: Cond) -> Rewound:
+    def reconstruct(self, z: Tensor, cond: Cond) -> Reconstruction:
         with torch.no_grad():
-            kept, changed = (half.detach().clone() for half in halves(z))
-        shift, scale = self._shift_scale(kept.requires_grad_(), cond)
+            first, second = (half.detach().clone() for half in split(z))
+        shift, scale = self._shift_scale(first.requires_grad_(), cond)
         with torch.no_grad():
-            changed = self._unmapped(changed, shift, scale)
-        changed.requires_grad_()
-        z = torch.cat([kept, self._mapped(changed, shift, scale)], dim=1)
-        return [kept, changed], z, _sum(scale.log())
+            second = self._affine_inverse(second, shift, scale)
+        second.requires_grad_()
+        z = torch.cat([first, self._affine(second, shift, scale)], dim=1)
+        return [first, second], z, _sum_per_image(scale.log())
 
     @staticmethod
-    def _mapped(changed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return scale * changed + shift
+    def _affine(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return scale * x + shift
 
     @staticmethod
-    def _unmapped(changed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return (changed - shift) / scale
+    def _affine_inverse(z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return (z - shift) / scale
 
 
-class SplitPrior(Coupling):
-    """The learned prior N(μ, σ²) of the dropped half given the kept one, as a whitening map.
-
-    z = (x − μ)/σ for the dropped half, log_det = −Σ log σ, so its noise is standard normal.
-    ``log σ`` is bounded softly, see `stages.scale.whitening`. Source: Glow, section 3.
-    """
-
-    def __init__(self, channels: int, width: int, conditional: bool = False):
-        super().__init__(channels, width, whitening, conditional)
-
-    @staticmethod
-    def _mapped(changed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return (changed - shift) * scale
-
-    @staticmethod
-    def _unmapped(changed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return changed / scale + shift
-
-
-class Injector(Bijection):
-    """y = s·x + t on all channels, where ``cond`` is (t, s), made by `Injections` (SRFlow)."""
+class AffineInjector(Bijection):
+    """y = s·x + t on all channels; log_det = Σ log s. ``cond`` is (t, s), from `InjectorNets`."""
 
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        shift, scale = for_each(cond, x)
-        return scale * x + shift, _sum(scale.log())
+        shift, scale = repeat_condition(cond, x)
+        return scale * x + shift, _sum_per_image(scale.log())
 
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        shift, scale = for_each(cond, z)
-        return (z - shift) / scale, -_sum(scale.log())
+        shift, scale = repeat_condition(cond, z)
+        return (z - shift) / scale, -_sum_per_image(scale.log())
 
 
-class Injections(nn.Module):
-    """Shift and scale of all injectors of a level, predicted from the condition alone.
+class InjectorNets(nn.Module):
+    """The nets of all affine injectors of a level, batched as the groups of one grouped net.
 
-    The nets of ``count`` injectors side by side, as the groups of one: they read ``count·width``
-    channels, the condition's part in their first convolutions.
+    Args:
+        count: the number of injectors, K.
+        channels: the channels C that each of them transforms.
+        width: hidden channels of each net.
+        scale_fn: maps the raw output of a net to the scale s.
     """
 
-    def __init__(self, count: int, channels: int, width: int, law: ScaleLaw):
+    def __init__(self, count: int, channels: int, width: int, scale_fn: ScaleFunction):
         super().__init__()
         self.count = count
-        self.law = law
-        self.reads = count * width
-        self.net = Head(self.reads, 2 * count * channels, groups=count)
+        self.scale_fn = scale_fn
+        self.cond_channels = count * width
+        self.net = AffineHead(self.cond_channels, 2 * count * channels, groups=count)
 
     def forward(self, hidden: Tensor) -> list[Cond]:
-        """(t, s), each (B, C, H, W) in float32 or better, of every injector."""
+        """Shift t and scale s of every injector.
+
+        Args:
+            hidden: the outputs of the nets' first convolutions, (B, K·width, H, W).
+
+        Returns:
+            For each injector (t, s), both (B, C, H, W), in float32 or a wider type.
+        """
         predicted = self.net(F.relu(hidden))
         predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
-        parts = [part.chunk(2, dim=1) for part in predicted.chunk(self.count, dim=1)]
-        return [(shift, self.law(raw)) for shift, raw in parts]
+        outputs = [output.chunk(2, dim=1) for output in predicted.chunk(self.count, dim=1)]
+        return [(shift, self.scale_fn(raw)) for shift, raw in outputs]

@@ -1,4 +1,8 @@
-"""The RRDB encoder: features of the low image for every level of an SRFlow."""
+"""The RRDB encoder of an SRFlow, and the super-resolution net that trains it before the flow.
+
+Source: ESRGAN, section 3.1 (residual-in-residual dense blocks), https://arxiv.org/abs/1809.00219;
+SRFlow (low-resolution encoding network), https://arxiv.org/abs/2006.14200.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.nets import Net
+from stages.nets import CheckpointedNet
 
-RESIDUAL_SCALE = 0.2
+RESIDUAL_SCALE = 0.2  # β of ESRGAN
 
 
 class DenseBlock(nn.Module):
-    """Five 3×3 convolutions, each of which reads everything before it, around a scaled skip."""
+    """x + β·conv₅(…), five densely connected 3×3 convolutions.
+
+    Args:
+        features: channels of input and output.
+        growth: channels of each hidden convolution.
+    """
 
     def __init__(self, features: int, growth: int):
         super().__init__()
@@ -27,14 +36,14 @@ class DenseBlock(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = x
+        dense = x
         for conv in self.convs[:-1]:
-            seen = torch.cat([seen, F.leaky_relu(conv(seen), 0.2)], dim=1)
-        return x + RESIDUAL_SCALE * self.convs[-1](seen)
+            dense = torch.cat([dense, F.leaky_relu(conv(dense), 0.2)], dim=1)
+        return x + RESIDUAL_SCALE * self.convs[-1](dense)
 
 
-class RRDB(Net):
-    """Three dense blocks inside one more scaled skip (ESRGAN)."""
+class RRDB(CheckpointedNet):
+    """Residual-in-residual dense block: x + β·f(x), where f is three dense blocks."""
 
     def __init__(self, features: int, growth: int):
         super().__init__()
@@ -44,18 +53,26 @@ class RRDB(Net):
         return x + RESIDUAL_SCALE * self.blocks(x)
 
 
-def tapped_blocks(blocks: int) -> list[int]:
-    """Up to four evenly spaced blocks whose outputs are features too: 23 → 1, 8, 15, 22."""
+def feature_blocks(blocks: int) -> list[int]:
+    """Up to four evenly spaced blocks whose outputs are features: 23 blocks → 1, 8, 15, 22."""
     spread = torch.linspace(min(1, blocks - 1), blocks - 1, 4, device="cpu")
     return sorted({round(i) for i in spread.tolist()})
 
 
 class Encoder(nn.Module):
-    """(B, C, h, w) → one feature map a level, (B, `channels`, h/2^i, w/2^i), finest first.
+    """Features of the low-resolution image for every level of an SRFlow.
 
-    The trunk's output and evenly spaced block outputs are stacked, then halved by 2×2 averages
-    (bilinear interpolation by one half) once for each further level. Channels that the image has
-    not are read as zeros. Source: SRFlow, section 3.2.
+    The outputs of the trunk and of up to four blocks are concatenated, then averaged over 2×2
+    pixels (bilinear interpolation by ½) once for each further level.
+
+    Args:
+        image_channels: channels of the low image; channels that an input lacks are read as zeros.
+        features: channels of the trunk.
+        growth: channels of each hidden convolution of a dense block.
+        blocks: number of RRDB blocks.
+        levels: number of feature maps.
+
+    The attribute ``channels`` is the number of channels of each feature map.
     """
 
     def __init__(self, image_channels: int, features: int, growth: int, blocks: int, levels: int):
@@ -63,13 +80,14 @@ class Encoder(nn.Module):
         self.image_channels = image_channels
         self.levels = levels
         self.features = features
-        self.taps = tapped_blocks(blocks)
+        self.taps = feature_blocks(blocks)
         self.channels = features * (1 + len(self.taps))
         self.first = nn.Conv2d(image_channels, features, 3, padding=1)
         self.blocks = nn.ModuleList(RRDB(features, growth) for _ in range(blocks))
         self.trunk = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, low: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, h, w) → a feature map (B, ``channels``, h/2ⁱ, w/2ⁱ) a level, finest first."""
         low = F.pad(low, (0, 0, 0, 0, 0, self.image_channels - low.shape[1]))
         first = x = self.first(low.contiguous(memory_format=torch.channels_last))
         outputs = []
@@ -81,3 +99,29 @@ class Encoder(nn.Module):
         for _ in range(self.levels - 1):
             maps.append(F.avg_pool2d(maps[-1], 2))
         return tuple(maps)
+
+
+class SuperResolution(nn.Module):
+    """An encoder with a super-resolution head of two convolutions, to train the encoder alone.
+
+    The head is discarded after this training. Source: SRFlow, training details.
+
+    Args:
+        encoder: the encoder to train.
+        outputs: channels of the predicted image.
+        doubles: whether the predicted image has twice the size of the low image.
+    """
+
+    def __init__(self, encoder: Encoder, outputs: int, doubles: bool):
+        super().__init__()
+        self.encoder = encoder
+        self.doubles = doubles
+        self.middle = nn.Conv2d(encoder.features, encoder.features, 3, padding=1)
+        self.last = nn.Conv2d(encoder.features, outputs, 3, padding=1)
+
+    def forward(self, low: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, ``outputs``, h, w), or (B, ``outputs``, 2h, 2w) if ``doubles``."""
+        trunk = self.encoder(low)[0][:, : self.encoder.features]
+        if self.doubles:
+            trunk = F.interpolate(trunk, scale_factor=2, mode="nearest")
+        return self.last(F.leaky_relu(self.middle(trunk), 0.2))

@@ -1,13 +1,13 @@
-"""What users are told: an error they can mend, and what they should know."""
+"""Errors and warnings that are written for the user of the package."""
 
 
 class InputError(ValueError):
-    """Bad input: says what was wrong, where, and what to do, in one line."""
+    """Wrong input: one line that says what is wrong, where, and how to correct it."""
 
 
-class SaidElsewhere(InputError):
-    """An `InputError` that another process of the same run reports."""
+class ReportedElsewhere(InputError):
+    """An `InputError` that another process of the same run reports to the user."""
 
 
-class Remark(UserWarning):
-    """Not an error, but something a user should know, in one line."""
+class InputWarning(UserWarning):
+    """Not an error, but something the user should know, in one line."""

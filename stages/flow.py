@@ -1,40 +1,52 @@
-"""A stage as a density: images in, nats out; noise in, images out."""
+"""A flow of one stage: log-densities of images in nats, latents of images, images from noise.
+
+Source: Glow, https://arxiv.org/abs/1807.03039 (unconditional, class-conditional); SRFlow,
+https://arxiv.org/abs/2006.14200 (conditional on a low-resolution image).
+"""
 
 from __future__ import annotations
+
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.bijection import Bijection, peel, unpeel
-from stages.coupling import Coupling, Injections, for_each
+from stages.bijection import Bijection, Identity, merge_latents, split_latents
+from stages.coupling import AffineCoupling, InjectorNets, repeat_condition
 from stages.encoder import RRDB, Encoder
 from stages.errors import InputError
-from stages.gaussian import log_normal
-from stages.prior import ClassPrior
+from stages.prior import ClassPrior, SplitPrior, log_normal
 from stages.steps import Steps
 
 
 def upsampled(low: Tensor) -> Tensor:
-    """The low image (B, C, h, w) at twice the size, by cubic interpolation with a = −0.5."""
+    """Bicubic interpolation (a = −0.5) of low images: (B, C, h, w) → (B, C, 2h, 2w)."""
     return F.interpolate(low, scale_factor=2, mode="bicubic", antialias=True)
 
 
 class Flow(nn.Module):
-    """One stage: a body that maps an image to noise of the same shape, and the priors around it.
+    """log p(x) = log N(f(x); 0, I) + log |det ∂f/∂x|, for a bijection f and the priors around it.
 
-    ``shape`` is that of the images it trains on, (C, H, W); the body has ``levels``, each of which
-    begins with a squeeze, the first one only if ``squeezed``. With an ``encoder`` it is conditional
-    on a low image (of half the size, or of the same where it models details); ``residual`` makes
-    the body model the image minus the upsampled low one, a shift without log-determinant.
-    With ``classes`` above 0 the label sets mean and deviation of the coarsest latent, and a linear
-    read-out of that latent, before the label has touched it, gives class logits.
+    Images and low images are floats in [−½, ½), Haar details in (−2, 2), labels int64 (B,). All
+    log-densities and log-determinants are (B,), in nats, of the continuous density.
 
-    An encoder that reads one channel more than the low image has is told there by how much the low
-    image was disturbed (σ); without that channel it is told 0.
+    With classes, the label determines mean and deviation of the coarsest latent (`ClassPrior`), and
+    a linear layer predicts class logits from this latent, before `ClassPrior` is applied.
 
-    Images and low images are floats in [−½, ½), details in (−2, 2); labels int64 (B,); all
-    log-probabilities and log-determinants are (B,), in nats, of the continuous density.
+    An encoder may read one channel more than the low image has: the deviation σ of the noise by
+    which the low image was disturbed. If the low image comes without this channel, σ is 0.
+
+    Args:
+        body: f, which maps images (B, C, H, W) to latents of the same shape.
+        shape: (C, H, W) of the training images.
+        levels: levels of the body; each begins with a squeeze and ends with a split, except that
+            the last has no split.
+        classes: number of classes; 0 is a flow without classes.
+        encoder: computes the condition of the body from a low image, of half the size of the images
+            (of the same size if the images are Haar details); None is an unconditional flow.
+        residual: the body models the image minus the upsampled low image.
+        squeezed: whether the first level begins with a squeeze.
     """
 
     def __init__(
@@ -56,26 +68,28 @@ class Flow(nn.Module):
         self.encoder = encoder
         self.residual = residual
         if classes:
-            top, _ = self._peel(torch.empty(1, *shape))
+            top, _ = self._split_latents(torch.empty(1, *shape))
             self.prior = ClassPrior(classes, top.shape[1])
             self.readout = nn.Linear(top.numel(), classes)
 
-    def keep(self, memory: str) -> None:
-        """What a backward pass finds kept of the forward one, from now on; the gradients stay.
+    def set_activation_memory(self, mode: str) -> None:
+        """Choose which activations are stored for the backward pass; gradients stay the same.
 
-        ``store`` all activations; ``checkpoint`` the inputs of nets and encoder blocks, which run
-        again; ``reversible`` of each level's steps the output alone, from which the backward pass
-        goes back step by step, and of injectors' nets and encoder blocks the inputs.
+        Args:
+            mode: ``store``: all. ``checkpoint``: the inputs of nets and encoder blocks, which the
+                backward pass runs again. ``reversible``: the output of each level's steps, from
+                which the backward pass reconstructs the others (`stages.reversible`), and the
+                inputs of the injectors' nets and of encoder blocks.
         """
         for module in self.modules():
             if isinstance(module, Steps):
-                module.reversible = memory == "reversible"
-            elif isinstance(module, Coupling):
-                module.net.recompute = memory == "checkpoint"
-            elif isinstance(module, Injections):
-                module.net.recompute = memory != "store"
+                module.reversible = mode == "reversible"
+            elif isinstance(module, AffineCoupling):
+                module.net.recompute = mode == "checkpoint"
+            elif isinstance(module, InjectorNets):
+                module.net.recompute = mode != "store"
             elif isinstance(module, RRDB):
-                module.recompute = memory != "store"
+                module.recompute = mode != "store"
 
     def _condition(self, low: Tensor | None) -> tuple[Tensor, ...]:
         if self.encoder is None:
@@ -84,18 +98,19 @@ class Flow(nn.Module):
             raise InputError("this stage is conditional: give the low image")
         return self.encoder(low)
 
-    def _centre(self, low: Tensor | None) -> Tensor | float:
+    def _offset(self, low: Tensor | None) -> Tensor | float:
+        """What is subtracted from the image before the body."""
         return upsampled(low[:, : self.shape[0]]) if self.residual else 0.0
 
     def _latent(self, x: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The body's output, before any label, and the log-determinant so far."""
-        x = (x - self._centre(low)).contiguous(memory_format=torch.channels_last)
+        """The output of the body, before `ClassPrior`, and the log-determinant of the body."""
+        x = (x - self._offset(low)).contiguous(memory_format=torch.channels_last)
         return self.body(x, self._condition(low))
 
-    def _peel(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
-        return peel(z, self.levels, self.squeezed)
+    def _split_latents(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return split_latents(z, self.levels, self.squeezed)
 
-    def _need(self, label: Tensor | None) -> Tensor:
+    def _required(self, label: Tensor | None) -> Tensor:
         if label is None:
             raise InputError("this stage is class-conditional: give labels, or marginalise them")
         return label
@@ -103,83 +118,92 @@ class Flow(nn.Module):
     def encode(
         self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) → noise of the same shape, and the log-determinant (B,)."""
+        """z = f(x), (B, C, H, W), and log |det ∂f/∂x|, (B,) in nats.
+
+        Raises:
+            InputError: without a low image or labels, if the flow needs them.
+        """
         z, log_det = self._latent(x, low)
         if not self.classes:
             return z, log_det
-        top, rest = self._peel(z)
-        top, change = self.prior(top, self._need(label))
-        return unpeel(top, rest, self.squeezed), log_det + change
+        top, rest = self._split_latents(z)
+        top, change = self.prior(top, self._required(label))
+        return merge_latents(top, rest, self.squeezed), log_det + change
 
     def noise_of(self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """The noise alone of `encode`."""
+        """The latents of `encode` without the log-determinant."""
         return self.encode(x, low, label)[0]
 
     def decode(
         self, noise: Tensor, low: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
-        """Noise (B, C, H, W) → images: the inverse of `encode`."""
+        """x = f⁻¹(z), (B, C, H, W): the inverse of `encode`."""
         if self.classes:
-            top, rest = self._peel(noise)
-            noise = unpeel(self.prior.inverse(top, self._need(label)), rest, self.squeezed)
+            top, rest = self._split_latents(noise)
+            noise = merge_latents(
+                self.prior.inverse(top, self._required(label)), rest, self.squeezed
+            )
         noise = noise.contiguous(memory_format=torch.channels_last)
         x, _ = self.body.inverse(noise, self._condition(low))
         if not self.residual:
             return x
-        (centre,) = for_each((self._centre(low),), x)
-        return x + centre
+        (offset,) = repeat_condition((self._offset(low),), x)
+        return x + offset
 
     def sample(
         self, noise: Tensor, low: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
-        """Images from standard normal ``noise``; scale the noise by a temperature beforehand.
+        """Images (n·B, C, H, W) from standard normal noise of the same shape.
 
-        ``noise`` may be of n images for each low one, (n·B, C, H, W), those of one side by side:
-        what the low image alone decides is then computed once for all n.
+        Args:
+            noise: multiply it by a temperature beforehand to sample at this temperature.
+            low: low images (B, C, h, w). ``noise`` holds n samples for each, stored one after the
+                other; everything that depends on the low image alone is computed once for all n.
+            label: classes (n·B,).
         """
         return self.decode(noise, low, label)
 
     def score(
         self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-density (B,) in nats, and class logits (B, classes) where there are classes.
+        """log p(x | low, label) (B,) in nats, and class logits (B, classes), None without classes.
 
-        The read-out behind the logits takes images of the training size alone; `log_prob` takes
-        any that the levels divide.
+        The linear layer of the logits needs images of the training size; `log_prob` takes images of
+        any size that the levels divide.
         """
         nats, top = self._log_prob(x, low, label)
         return nats, self.readout(top.flatten(1)) if self.classes else None
 
     def log_prob(self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """log p(x | low, label) in nats, (B,)."""
+        """log p(x | low, label), (B,) in nats."""
         return self._log_prob(x, low, label)[0]
 
     def _log_prob(
         self, x: Tensor, low: Tensor | None, label: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-density (B,), and where there are classes the coarsest latent before the label."""
+        """The log-density, and with classes the coarsest latent before `ClassPrior`."""
         z, log_det = self._latent(x, low)
         if not self.classes:
             return log_normal(z) + log_det, None
-        top, rest = self._peel(z)
-        whitened, change = self.prior(top, self._need(label))
-        return log_normal(whitened) + sum(map(log_normal, rest)) + log_det + change, top
+        top, rest = self._split_latents(z)
+        normal, change = self.prior(top, self._required(label))
+        return log_normal(normal) + sum(map(log_normal, rest)) + log_det + change, top
 
     def class_log_probs(self, x: Tensor, low: Tensor | None = None) -> Tensor:
-        """log p(x | low, y) for every class y, (B, classes), in one pass through the body.
+        """log p(x | low, y) in nats for every class y, (B, classes), in one pass through the body.
 
-        An unconditional stage gives one column, which broadcasts over classes.
+        A flow without classes gives one column, which broadcasts over classes.
         """
         z, log_det = self._latent(x, low)
         if not self.classes:
             return (log_normal(z) + log_det)[:, None]
-        top, rest = self._peel(z)
+        top, rest = self._split_latents(z)
         shared = sum(map(log_normal, rest)) + log_det
         return self.prior.log_probs(top) + shared[:, None]
 
 
 class StageLoss(nn.Module):
-    """What training wraps: forward gives nats and class logits, so every parameter is inside."""
+    """The module that training wraps: `forward` is `Flow.score`, which uses every parameter."""
 
     def __init__(self, flow: Flow):
         super().__init__()
@@ -191,8 +215,28 @@ class StageLoss(nn.Module):
         return self.flow.score(x, low, label)
 
 
+def without_priors(flow: Flow) -> Flow:
+    """A flow with `Identity` in place of every prior, of split-off halves and classes.
+
+    Its latents are not divided by the predicted deviations, so noise that is added to them has the
+    same scale for all. It shares the weights of ``flow``, and takes no labels.
+    """
+    weights = {id(tensor): tensor for tensor in (*flow.parameters(), *flow.buffers())}
+    bare = deepcopy(flow, weights)
+    bare.classes = 0
+    for module in list(bare.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, SplitPrior):
+                setattr(module, name, Identity())
+    return bare
+
+
 def check_size(name: str, height: int, width: int, levels: int) -> None:
-    """Raise unless ``levels`` halvings fit into the image."""
+    """Check that an image can be squeezed ``levels`` times.
+
+    Raises:
+        InputError: if height or width is not divisible by 2^levels.
+    """
     step = 2**levels
     if height % step or width % step or height < step or width < step:
         raise InputError(

@@ -1,12 +1,12 @@
-"""Glow: an unconditional multi-scale flow. Source: Kingma and Dhariwal, 2018."""
+"""Glow: an unconditional multi-scale flow. Source: Glow, section 3, https://arxiv.org/abs/1807.03039."""
 
 from __future__ import annotations
 
-from stages.bijection import Bijection, Chain, OnHalf, Squeezed
-from stages.coupling import Coupling, SplitPrior
+from stages.actnorm import ActNormInv1x1
+from stages.bijection import Bijection, Chain, Split, Squeeze
+from stages.coupling import AffineCoupling, scale_function
 from stages.flow import Flow, check_size
-from stages.linear import Mix
-from stages.scale import scale_law
+from stages.prior import SplitPrior
 from stages.steps import Steps
 
 
@@ -21,24 +21,37 @@ def glow(
     permutation: str = "dense",
     classes: int = 0,
 ) -> Flow:
-    """An unconditional stage for images (C, H, W): L ``levels`` of K ``steps`` each.
+    """A Glow for images (C, H, W) with L levels of K steps each.
 
-    ``width`` is the channels of the coupling nets, ``squish`` the least scale α of a coupling,
-    ``coupling`` affine or additive, ``permutation`` dense or lu, see `stages.linear`. A level is:
-    squeeze, steps of actnorm, 1×1 and coupling, the prior of the dropped half, and the kept half's
-    level. Raises `InputError` for a shape the levels do not divide.
+    A level is: squeeze → K × (ActNorm → invertible 1×1 convolution → coupling) → prior of the half
+    that is split off → the next level, on the other half.
+
+    Args:
+        shape: (C, H, W); H and W divisible by 2^L.
+        levels: L.
+        steps: K.
+        width: hidden channels of the coupling nets.
+        squish: the smallest scale α of a coupling, in [0, 1), see `scale_function`.
+        squish_range: ``sigmoid`` or ``symmetric``, see `scale_function`.
+        coupling: ``affine`` or ``additive``.
+        permutation: ``dense`` or ``lu``, the parametrisation of the 1×1 convolution.
+        classes: number of classes; 0 is an unconditional flow.
+
+    Raises:
+        InputError: if H or W is not divisible by 2^L, or for a wrong ``squish`` or
+            ``squish_range``.
     """
     check_size("Glow", *shape[1:], levels)
-    law = None if coupling == "additive" else scale_law(squish, squish_range)
+    scale_fn = None if coupling == "additive" else scale_function(squish, squish_range)
 
     def step(channels: int) -> list[Bijection]:
-        return [Mix(channels, permutation), Coupling(channels, width, law)]
+        return [ActNormInv1x1(channels, permutation), AffineCoupling(channels, width, scale_fn)]
 
-    def level(channels: int, left: int) -> Bijection:
+    def level(channels: int, remaining: int) -> Bijection:
         parts = [part for _ in range(steps) for part in step(channels)]
-        if left == 1:
+        if remaining == 1:
             return Steps(parts)
-        deeper = Squeezed(level(4 * (channels // 2), left - 1))
-        return Chain(Steps([*parts, SplitPrior(channels, width)]), OnHalf(deeper))
+        next_level = Squeeze(level(4 * (channels // 2), remaining - 1))
+        return Chain(Steps([*parts, SplitPrior(channels, width)]), Split(next_level))
 
-    return Flow(Squeezed(level(4 * shape[0], levels)), shape, levels, classes)
+    return Flow(Squeeze(level(4 * shape[0], levels)), shape, levels, classes)

@@ -1,4 +1,8 @@
-"""The nets inside couplings and injectors: not invertible, and apart from the algebra."""
+"""The neural networks inside couplings and injectors. They need not be invertible.
+
+Source: Glow, section 3.3 (the zero initialisation of the last convolution),
+https://arxiv.org/abs/1807.03039.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stages.actnorm import ConvActNorm
 from stages.convolve import Layer, convolve
-from stages.norm import NormedConv
 
 
-class Net(nn.Module):
-    """A net that a backward pass runs again if ``recompute``: only its inputs are kept."""
+class CheckpointedNet(nn.Module):
+    """A network with optional activation checkpointing.
+
+    If ``recompute`` is set, only its inputs are stored, and the backward pass runs it again.
+    """
 
     recompute = False
 
@@ -23,8 +30,8 @@ class Net(nn.Module):
         return super().__call__(*inputs)
 
 
-class GainedConv(nn.Module):
-    """A 3×3 convolution that starts at zero, with a learned gain exp(3·g) per channel (Glow)."""
+class ZeroConv(nn.Module):
+    """A 3×3 convolution with weights initialised to zero and a learned gain: (W∗x + b)·exp(3·g)."""
 
     def __init__(self, inputs: int, outputs: int, groups: int = 1):
         super().__init__()
@@ -34,48 +41,53 @@ class GainedConv(nn.Module):
         nn.init.zeros_(self.conv.bias)
 
     def layer(self) -> Layer:
-        """Weight and bias of the one convolution."""
+        """Weight and bias of the equivalent convolution."""
         gain = (3 * self.gain).exp().transpose(0, 1)
         return self.conv.weight * gain, self.conv.bias * gain.flatten()
 
 
-class Head(Net):
-    """What follows a first convolution, its actnorm and ReLU: 1×1, actnorm, ReLU, gained 3×3.
+class AffineHead(CheckpointedNet):
+    """The last layers of a net: 1×1 convolution, ActNorm, ReLU, zero-initialised 3×3 convolution.
 
-    ``groups`` of nets side by side, with as many channels each.
+    Args:
+        width: input and hidden channels, (B, width, H, W).
+        outputs: output channels, (B, outputs, H, W): shift and raw scale of an affine map.
+        groups: the number of independent heads that are computed side by side.
     """
 
     def __init__(self, width: int, outputs: int, groups: int = 1):
         super().__init__()
         self.groups = groups
-        self.mix = NormedConv(width, width, 1, groups)
-        self.last = GainedConv(width, outputs, groups)
+        self.mix = ConvActNorm(width, width, 1, groups)
+        self.last = ZeroConv(width, outputs, groups)
 
     def fit(self, hidden: Tensor) -> None:
-        """Fit the normalisation to what comes after ``hidden``, once."""
+        """Fit the ActNorm to the 1×1 convolution of ``hidden``."""
         self.mix.fit(hidden)
 
     def layers(self) -> list[Layer]:
-        """Weights and biases, with a ReLU between the two."""
+        """Weight and bias of both convolutions; a ReLU belongs between them."""
         return [self.mix.layer(), self.last.layer()]
 
     def forward(self, hidden: Tensor) -> Tensor:
         return convolve(hidden, *self.layers(), groups=self.groups)
 
 
-class CouplingNet(Net):
-    """3×3 → 1×1 → gained 3×3. A condition enters as its half of the first convolution's output.
+class CouplingNet(CheckpointedNet):
+    """3×3 convolution, ActNorm, ReLU, then an `AffineHead`.
 
-    Each half has an actnorm of its own.
+    The first convolution of a conditional coupling reads x and the features. It is the sum of a
+    convolution of x, which is computed here, and a convolution of the features, which is given as
+    ``condition`` (B, width, H, W). Each of the two has an ActNorm of its own.
     """
 
     def __init__(self, inputs: int, width: int, outputs: int):
         super().__init__()
-        self.first = NormedConv(inputs, width, 3)
-        self.head = Head(width, outputs)
+        self.first = ConvActNorm(inputs, width, 3)
+        self.head = AffineHead(width, outputs)
 
     def fit(self, x: Tensor, condition: Tensor | None = None) -> None:
-        """Fit the first normalisation to ``x``, the second to what follows, once."""
+        """Fit the first ActNorm to the convolution of ``x``, the second to what follows."""
         self.first.fit(x)
         self.head.fit(F.relu(convolve(x, self.first.layer(), added=condition)))
 

@@ -1,19 +1,67 @@
-"""The class-conditional prior of the coarsest latent."""
+"""The base density N(0, I), and the learned priors of the latents as affine maps to it.
+
+Source: RealNVP, section 3.6 (latents that are split off at each level),
+https://arxiv.org/abs/1605.08803; Glow (the learned, and the class-conditional, prior),
+https://arxiv.org/abs/1807.03039.
+"""
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.gaussian import log_normal
-from stages.scale import whitening
+from stages.coupling import AffineCoupling
+
+LOG_SIGMA = (-10.0, 2.0)  # soft bounds of log σ of a learned prior
+
+
+def log_normal(z: Tensor) -> Tensor:
+    """log N(z; 0, I) = −½ (zᵀz + k·log 2π) in nats, (B,), for k values in an image."""
+    flat = z.flatten(1)
+    return -0.5 * (flat.square().sum(1) + flat.shape[1] * math.log(2 * math.pi))
+
+
+def inverse_sigma(raw: Tensor) -> Tensor:
+    """1/σ of a learned prior, where log σ ≈ raw, softly limited to the range `LOG_SIGMA`.
+
+    A softplus at each end: log σ is near raw in between (−0.13 at raw = 0), never above 2, and
+    below −10 only by rounding. The upper bound keeps the inverse μ + σ·noise finite on inputs that
+    the net has never seen.
+    """
+    low, high = LOG_SIGMA
+    above = low + F.softplus(raw - low)
+    log_sigma = high - F.softplus(high - above)
+    return torch.exp(-log_sigma)
+
+
+class SplitPrior(AffineCoupling):
+    """The prior N(μ, σ²) of the half x₂ that is split off, given the other half x₁.
+
+    As an affine map to standard normal noise: z₂ = (x₂ − μ)/σ, log_det = −Σ log σ, where a net
+    computes μ and σ from x₁ (and the features, if ``conditional``). `inverse_sigma` limits σ.
+    """
+
+    def __init__(self, channels: int, width: int, conditional: bool = False):
+        super().__init__(channels, width, inverse_sigma, conditional)
+
+    @staticmethod
+    def _affine(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return (x - shift) * scale
+
+    @staticmethod
+    def _affine_inverse(z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return z / scale + shift
 
 
 class ClassPrior(nn.Module):
-    """N(μ_y, σ_y²) per channel of the coarsest latent (B, C, h, w), linear in the one-hot label.
+    """The prior N(μ_y, σ_y²) of the coarsest latent (B, C, h, w), given the class y.
 
-    Seen as an affine map it whitens: z = (x − μ_y)/σ_y, log_det = −h·w·Σ log σ_y. All classes
-    start alike; log σ is bounded softly (`stages.scale.whitening`).
+    As an affine map to standard normal noise: z = (x − μ_y)/σ_y, log_det = −h·w·Σ log σ_y. Every
+    channel has one mean and one deviation per class, initially equal for all classes.
+    `inverse_sigma` limits σ.
     """
 
     def __init__(self, classes: int, channels: int):
@@ -24,7 +72,7 @@ class ClassPrior(nn.Module):
 
     def _mean_scale(self, label: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = self.table(label)[:, :, None, None].chunk(2, dim=1)
-        return mean, whitening(raw)
+        return mean, inverse_sigma(raw)
 
     def forward(self, x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         mean, scale = self._mean_scale(label)

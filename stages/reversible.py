@@ -1,4 +1,7 @@
-"""A backward pass that makes the activations again from the outputs, so that none need be kept."""
+"""A backward pass that reconstructs activations from outputs, so that they need not be stored.
+
+Source: RevNet, section 3, https://arxiv.org/abs/1707.04585.
+"""
 
 from __future__ import annotations
 
@@ -10,66 +13,68 @@ from torch import Tensor
 
 from stages.bijection import Bijection, Cond, compose
 
-Trail = list[Tensor | None]  # the images between parts; one at a time, as a backward pass passes it
+# Images between bijections. A backward pass fills one place at a time and empties it again.
+Activations = list[Tensor | None]
 
 
-def rewindable(
+def compose_reversible(
     x: Tensor, parts: Sequence[Bijection], conds: Sequence[Cond]
 ) -> tuple[Tensor, Tensor]:
-    """Apply parts in turn, as `compose` does, keeping the last output alone for a backward pass.
+    """`compose`, but only the output of the last bijection is stored for the backward pass.
 
-    The backward pass goes through the parts from the last to the first: it inverts a part, runs it
-    again on what it found, and takes that one part's gradients (`Bijection.rewind`). They are those
-    of `compose`, up to rounding.
+    The backward pass goes from the last bijection to the first. For each it reconstructs the input
+    from the output, runs the bijection again and takes its gradients (`Bijection.reconstruct`). The
+    gradients equal those of `compose` up to rounding.
     """
-    trail: Trail = [None] * (len(parts) - 1)
-    maps = [partial(_rewindable, part, trail, place) for place, part in enumerate(parts)]
+    activations: Activations = [None] * (len(parts) - 1)
+    maps = [partial(_apply, part, activations, place) for place, part in enumerate(parts)]
     return compose(x, maps, conds)
 
 
-def _rewindable(
-    part: Bijection, trail: Trail, place: int, x: Tensor, cond: Cond
+def _apply(
+    part: Bijection, activations: Activations, place: int, x: Tensor, cond: Cond
 ) -> tuple[Tensor, Tensor]:
-    return _Rewindable.apply(part, trail, place, len(cond), x, *cond, *part.parameters())
+    return _Reversible.apply(part, activations, place, len(cond), x, *cond, *part.parameters())
 
 
-class _Rewindable(torch.autograd.Function):
-    """One part, which in a backward pass finds its output on the trail and leaves its input there.
+class _Reversible(torch.autograd.Function):
+    """One bijection. Its backward pass takes z from ``activations`` and puts x there.
 
-    A part each, so that weights have their gradients before the next part's are made. Condition
-    and weights are inputs, so that their gradients reach whoever waits for them.
+    Each bijection is an autograd function of its own, so that the gradients of its weights are
+    ready before those of the previous bijection are computed. Condition and weights are inputs of
+    the function, so that autograd (and thus DDP) sees their gradients.
     """
 
     @staticmethod
-    def forward(ctx, part, trail, place, reads, x, *tensors):
-        ctx.part, ctx.trail, ctx.place, ctx.reads = part, trail, place, reads
+    def forward(ctx, part, activations, place, conds, x, *tensors):
+        ctx.part, ctx.activations, ctx.place, ctx.conds = part, activations, place, conds
         device = x.device.type
         ctx.autocast = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-        z, log_det = part(x, tensors[:reads])
-        ctx.save_for_backward(z if place == len(trail) else None, *tensors)
+        z, log_det = part(x, tensors[:conds])
+        ctx.save_for_backward(z if place == len(activations) else None, *tensors)
         return z, log_det
 
     @staticmethod
     def backward(ctx, grad_z, grad_log_det):
         z, *tensors = ctx.saved_tensors
         if z is None:
-            z, ctx.trail[ctx.place] = ctx.trail[ctx.place], None
-        cond = tuple(c.detach().requires_grad_(c.requires_grad) for c in tensors[: ctx.reads])
+            z, ctx.activations[ctx.place] = ctx.activations[ctx.place], None
+        cond = tuple(c.detach().requires_grad_(c.requires_grad) for c in tensors[: ctx.conds])
         dtype, enabled = ctx.autocast
         with torch.enable_grad(), torch.autocast(z.device.type, dtype, enabled=enabled):
-            leaves, output, log_det = ctx.part.rewind(z, cond)
+            leaves, output, log_det = ctx.part.reconstruct(z, cond)
         outputs = {output: grad_z, log_det: grad_log_det}
-        found = _gradients(outputs, [*leaves, *cond, *tensors[ctx.reads :]])
+        grads = _gradients(outputs, [*leaves, *cond, *tensors[ctx.conds :]])
         if ctx.place:
-            ctx.trail[ctx.place - 1] = torch.cat(leaves, dim=1).detach()
-        of_x = torch.cat(found[: len(leaves)], dim=1)
-        return None, None, None, None, of_x, *found[len(leaves) :]
+            ctx.activations[ctx.place - 1] = torch.cat(leaves, dim=1).detach()
+        grad_x = torch.cat(grads[: len(leaves)], dim=1)
+        return None, None, None, None, grad_x, *grads[len(leaves) :]
 
 
 def _gradients(outputs: dict[Tensor, Tensor], inputs: Sequence[Tensor]) -> list[Tensor | None]:
-    """What autograd gives for these inputs, None for those that take none."""
+    """Autograd's gradients of ``inputs``, None for those that need none."""
     outputs = {output: grad for output, grad in outputs.items() if output.requires_grad}
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    grads = torch.autograd.grad(list(outputs), wanted, list(outputs.values()), allow_unused=True)
-    found = dict(zip(wanted, grads, strict=True))
-    return [found.get(tensor) for tensor in inputs]
+    needed = [tensor for tensor in inputs if tensor.requires_grad]
+    grads = torch.autograd.grad(list(outputs), needed, list(outputs.values()), allow_unused=True)
+    by_tensor = dict(zip(needed, grads, strict=True))
+    return [by_tensor.get(tensor) for tensor in inputs]

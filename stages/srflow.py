@@ -1,14 +1,14 @@
-"""SRFlow: a flow that doubles the resolution of an image. Source: Lugmayr et al., 2020."""
+"""SRFlow: a flow that doubles the resolution of an image. Source: https://arxiv.org/abs/2006.14200."""
 
 from __future__ import annotations
 
-from stages.bijection import Bijection, Chain, OnHalf, Squeezed
-from stages.coupling import Coupling, Injections, Injector, SplitPrior
+from stages.actnorm import ActNormInv1x1
+from stages.bijection import Bijection, Chain, Split, Squeeze
+from stages.coupling import AffineCoupling, AffineInjector, InjectorNets, scale_function
 from stages.encoder import Encoder
 from stages.errors import InputError
 from stages.flow import Flow, check_size
-from stages.linear import Mix
-from stages.scale import scale_law
+from stages.prior import SplitPrior
 from stages.steps import Steps
 
 
@@ -26,51 +26,74 @@ def srflow(
     conditional_prior: bool = False,
     residual: bool = False,
     details: bool = False,
-    told_sigma: bool = False,
+    condition_on_sigma: bool = False,
     squish_injector: bool = True,
     classes: int = 0,
     encoder_features: int = 64,
     encoder_growth: int = 32,
     encoder_blocks: int = 23,
 ) -> Flow:
-    """A stage for images (C, H, W) given low ones (C, H/2, W/2).
+    """An SRFlow for images (C, H, W), given low-resolution images (C, H/2, W/2).
 
-    With ``details`` the flow is not one of the image, but of the details (3C, H/2, W/2) that the
-    low one lacks; its first level needs no squeeze.
+    A level is: squeeze → transition steps (ActNorm → invertible 1×1 convolution) → K × (ActNorm →
+    invertible 1×1 convolution → affine injector → conditional coupling) → prior of the half that is
+    split off → the next level, on the other half.
 
-    A level is: squeeze, ``transition_steps`` of actnorm and 1×1 alone, ``steps`` of actnorm,
-    1×1, injector and coupling, then the prior of the dropped half, which reads the low image's
-    features too if ``conditional_prior``. ``squish`` bounds coupling and injector alike, the latter
-    only if ``squish_injector``. With ``told_sigma`` the low image may have one channel more, see
-    `Flow`. Raises `InputError` for a shape the levels do not divide.
+    Args:
+        shape: (C, H, W); H and W divisible by 2^L.
+        levels: L.
+        steps: K.
+        width: hidden channels of the nets of couplings and injectors.
+        squish: the smallest scale α of couplings and injectors, in [0, 1), see `scale_function`.
+        squish_range: ``sigmoid`` or ``symmetric``, see `scale_function`.
+        coupling: ``affine`` or ``additive``.
+        permutation: ``dense`` or ``lu``, the parametrisation of the 1×1 convolution.
+        injector: whether steps have an affine injector.
+        transition_steps: transition steps at the start of each level.
+        conditional_prior: the priors of the split-off halves read the features too.
+        residual: the flow models the image minus the upsampled low image.
+        details: the flow models Haar details (3C, H/2, W/2) instead of the image; its first level
+            has no squeeze.
+        condition_on_sigma: the encoder reads one more channel: σ of the noise that the low image
+            was disturbed with, see `Flow`.
+        squish_injector: ``squish`` limits injectors too; otherwise their α is 0.
+        classes: number of classes; 0 is a flow without classes.
+        encoder_features: channels of the encoder's trunk.
+        encoder_growth: channels of each hidden convolution of a dense block.
+        encoder_blocks: number of RRDB blocks of the encoder.
+
+    Raises:
+        InputError: if H or W is not divisible by 2^L, for both ``details`` and ``residual``, or for
+            a wrong ``squish`` or ``squish_range``.
     """
     check_size("SRFlow", *shape[1:], levels)
     if details and residual:
         raise InputError("details are a residual already: set residual or details, not both")
-    law = scale_law(squish, squish_range)
-    injector_law = law if squish_injector else scale_law(0.0)
+    scale_fn = scale_function(squish, squish_range)
+    injector_scale_fn = scale_fn if squish_injector else scale_function(0.0)
     encoder = Encoder(
-        shape[0] + told_sigma, encoder_features, encoder_growth, encoder_blocks, levels
+        shape[0] + condition_on_sigma, encoder_features, encoder_growth, encoder_blocks, levels
     )
 
     def step(channels: int) -> list[Bijection]:
-        coupling_law = None if coupling == "additive" else law
-        last = Coupling(channels, width, coupling_law, conditional=True)
-        return [Mix(channels, permutation), *([Injector()] if injector else []), last]
+        coupling_scale_fn = None if coupling == "additive" else scale_fn
+        last = AffineCoupling(channels, width, coupling_scale_fn, conditional=True)
+        first = ActNormInv1x1(channels, permutation)
+        return [first, *([AffineInjector()] if injector else []), last]
 
-    def level(channels: int, left: int) -> Bijection:
-        parts = [Mix(channels, permutation) for _ in range(transition_steps)]
+    def level(channels: int, remaining: int) -> Bijection:
+        parts = [ActNormInv1x1(channels, permutation) for _ in range(transition_steps)]
         parts += [part for _ in range(steps) for part in step(channels)]
-        nets = Injections(steps, channels, width, injector_law) if injector else None
-        if left == 1:
+        nets = InjectorNets(steps, channels, width, injector_scale_fn) if injector else None
+        if remaining == 1:
             return Steps(parts, encoder.channels, nets)
         parts.append(SplitPrior(channels, width, conditional_prior))
-        deeper = Squeezed(level(4 * (channels // 2), left - 1))
-        return Chain(Steps(parts, encoder.channels, nets), OnHalf(deeper))
+        next_level = Squeeze(level(4 * (channels // 2), remaining - 1))
+        return Chain(Steps(parts, encoder.channels, nets), Split(next_level))
 
     channels, rows, columns = shape
     if details:
         shape, body = (3 * channels, rows // 2, columns // 2), level(3 * channels, levels)
     else:
-        body = Squeezed(level(4 * channels, levels))
+        body = Squeeze(level(4 * channels, levels))
     return Flow(body, shape, levels, classes, encoder, residual, squeezed=not details)

@@ -1,75 +1,124 @@
-"""The steps of one level: what no image decides is made once for all, then they take turns."""
+"""The steps of one level of a flow, with everything that does not depend on the image precomputed.
+
+Source: Glow, section 3 (step of flow), https://arxiv.org/abs/1807.03039; SRFlow (conditional flow
+step), https://arxiv.org/abs/2006.14200.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from stages.actnorm import ActNormInv1x1, ConvActNorm
 from stages.bijection import Bijection, Cond, compose
-from stages.coupling import Coupling, Injections, Injector
-from stages.linear import Mix
-from stages.memo import Remembering
-from stages.norm import NormedConv
-from stages.reversible import rewindable
+from stages.coupling import AffineCoupling, AffineInjector, InjectorNets
+from stages.reversible import compose_reversible
+
+Constants = TypeVar("Constants")
 
 
-class Steps(Remembering, Bijection):
-    """Parts one after the other, all of as many channels; each is handed what it needs.
+class WeightCache(nn.Module):
+    """A module that caches values computed from weights, in evaluation mode without gradients.
 
-    What the parameters alone decide is made for all mixes at once (and kept, in evaluation).
-    What the condition alone decides is made for all parts at once, by convolutions of this level's
-    ``features``: a convolution of (x, features) is one of x plus one of the features, and the
-    second half is a slice of one wide convolution; injectors have a wide net of their own.
-    Images may be several for one condition: those of a condition lie next to one another.
+    A cached value is valid as long as the weights are the same tensors, unchanged: an optimiser's
+    step, `load_state_dict` and `to` are noticed. Changes that autograd does not count (through
+    ``.data``, or by a fused optimiser) are not, but a change between training and evaluation mode
+    empties the cache.
+    """
 
-    With ``reversible`` a backward pass makes the activations again from the outputs.
+    def train(self, mode: bool = True) -> WeightCache:
+        """`nn.Module.train`; empties the cache if the mode changes."""
+        if mode != self.training:
+            self.__dict__.pop("_cache", None)
+        return super().train(mode)
+
+    def cached(
+        self, name: object, compute: Callable[[], Constants], modules: Iterable[nn.Module]
+    ) -> Constants:
+        """The result of ``compute()``, cached while the weights of ``modules`` stay the same."""
+        if self.training or torch.is_grad_enabled():
+            return compute()
+        weights = [tensor for module in modules for tensor in module.parameters()]
+        if any(weight.is_inference() for weight in weights):  # their changes are not counted
+            return compute()
+        key = [(t.data_ptr(), t._version, t.dtype, t.device) for t in weights]
+        cache = self.__dict__.setdefault("_cache", {})
+        if name not in cache or cache[name][0] != key:
+            cache[name] = key, compute()
+        return cache[name][1]
+
+
+class Steps(WeightCache, Bijection):
+    """Bijections one after the other, as `Chain`, with shared computations for all of them.
+
+    - The affine maps of all `ActNormInv1x1` layers, with their determinants or inverses, are
+      computed in one call, and cached in evaluation mode.
+    - A convolution of (x, features) is a convolution of x plus one of the features. The features'
+      part of the first convolution of all couplings and injectors is one wide convolution,
+      ``project``, of which each of them gets a slice.
+
+    Args:
+        parts: the bijections, all of the same number of channels.
+        features: channels of the feature map of this level; 0 if no part is conditional.
+        injections: the nets of all affine injectors among the parts.
+
+    If ``reversible`` is set, the backward pass reconstructs activations (`compose_reversible`).
+    The condition may have fewer images than x: B for n·B, those of one condition one after the
+    other.
     """
 
     reversible = False
 
     def __init__(
-        self, parts: Sequence[Bijection], features: int = 0, injections: Injections | None = None
+        self, parts: Sequence[Bijection], features: int = 0, injections: InjectorNets | None = None
     ):
         super().__init__()
         self.parts = nn.ModuleList(parts)
-        self.mixes = [i for i, part in enumerate(parts) if isinstance(part, Mix)]
-        self.injectors = [i for i, part in enumerate(parts) if isinstance(part, Injector)]
-        self.readers = [i for i, p in enumerate(parts) if isinstance(p, Coupling) and p.reads]
+        # the places of parts that get something of their own
+        self.linears = [i for i, part in enumerate(parts) if isinstance(part, ActNormInv1x1)]
+        self.injectors = [i for i, part in enumerate(parts) if isinstance(part, AffineInjector)]
+        self.conditional_couplings = [
+            i for i, p in enumerate(parts) if isinstance(p, AffineCoupling) and p.cond_channels
+        ]
         self.injections = injections
-        widths = [injections.reads] if injections else []
-        self.widths = widths + [parts[i].reads for i in self.readers]
+        widths = [injections.cond_channels] if injections else []
+        self.widths = widths + [parts[i].cond_channels for i in self.conditional_couplings]
         if self.widths:
-            self.project = NormedConv(features, sum(self.widths), 3)
+            self.project = ConvActNorm(features, sum(self.widths), 3)
 
-    def of_condition(self, cond: Cond) -> list[Cond]:
-        """What each part is handed of the condition."""
-        given: list[Cond] = [()] * len(self.parts)
+    def feature_conditions(self, cond: Cond) -> list[Cond]:
+        """The condition of each part, as far as it is computed from the feature map ``cond[0]``."""
+        conds: list[Cond] = [()] * len(self.parts)
         if self.widths:
             slices = list(self.project(cond[0]).split(self.widths, dim=1))
             if self.injections:
-                for i, affine in zip(self.injectors, self.injections(slices.pop(0)), strict=True):
-                    given[i] = affine
-            for i, hidden in zip(self.readers, slices, strict=True):
-                given[i] = (hidden,)
-        return given
+                affines = self.injections(slices.pop(0))
+                for i, affine in zip(self.injectors, affines, strict=True):
+                    conds[i] = affine
+            for i, hidden in zip(self.conditional_couplings, slices, strict=True):
+                conds[i] = (hidden,)
+        return conds
 
-    def _given(self, cond: Cond, inverse: bool) -> list[Cond]:
-        """What each part is handed, for one direction."""
-        given, mixes = self.of_condition(cond), [self.parts[i] for i in self.mixes]
-        if mixes:
-            folded = self.remembered(inverse, lambda: Mix.folded(mixes, inverse), mixes)
-            for i, affine in zip(self.mixes, folded, strict=True):
-                given[i] = affine
-        return given
+    def _conditions(self, cond: Cond, inverse: bool) -> list[Cond]:
+        """The condition of each part, for one direction."""
+        conds, layers = self.feature_conditions(cond), [self.parts[i] for i in self.linears]
+        if layers:
+            constants = self.cached(
+                inverse, lambda: ActNormInv1x1.affine_constants(layers, inverse), layers
+            )
+            for i, affine in zip(self.linears, constants, strict=True):
+                conds[i] = affine
+        return conds
 
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        given = self._given(cond, inverse=False)
+        conds = self._conditions(cond, inverse=False)
         if self.reversible and torch.is_grad_enabled():
-            return rewindable(x, list(self.parts), given)
-        return compose(x, self.parts, given)
+            return compose_reversible(x, list(self.parts), conds)
+        return compose(x, self.parts, conds)
 
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
         maps = [part.inverse for part in reversed(self.parts)]
-        return compose(z, maps, self._given(cond, inverse=True)[::-1])
+        return compose(z, maps, self._conditions(cond, inverse=True)[::-1])

@@ -11,7 +11,7 @@ from cascade.config import Data, GlowModel, SRFlowModel, StageConfig, Train
 from cascade.stage import Stage
 from cascade.transforms.dequantise import centre, dequantise, log_volume
 from stages import Flow, srflow
-from stages.linear import Mix
+from stages.actnorm import ActNormInv1x1
 
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
 
@@ -39,7 +39,7 @@ def tiny_cascade(pyramid: str = "bicubic") -> Cascade:
     """1×1 → 2×2, one channel, two bits: every image can be listed."""
     data = {"name": "none", "channels": 1, "bits": 2}
     train = Train(steps=0, batch_size=1, lr=0.0)
-    base = randomise(Flow(Mix(1), (1, 1, 1), 0))
+    base = randomise(Flow(ActNormInv1x1(1), (1, 1, 1), 0))
     base.body.matrix.entries.data.fill_(1.0)
     base.body.norm.log_scale.data.fill_(1.2)
     base.body.norm.bias.data.fill_(0.1)
@@ -47,7 +47,7 @@ def tiny_cascade(pyramid: str = "bicubic") -> Cascade:
     options = {"levels": 1, "steps": 1, "width": 4, "details": haar, "residual": not haar}
     top = randomise(srflow((1, 2, 2), **options, **ENCODER), 0.1)
     for part in top.modules():
-        if isinstance(part, Mix):
+        if isinstance(part, ActNormInv1x1):
             part.norm.log_scale.data += 0.6 if haar else 0.35  # a few bins wide
     models = GlowModel("glow", pyramid=pyramid), SRFlowModel("srflow", pyramid=pyramid)
     stages = []

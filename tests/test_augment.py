@@ -19,9 +19,8 @@ from cascade.transforms.dequantise import centre, expand_bits, quantise
 from cascade.transforms.pyramid import halve
 from cascade.utils.chunks import CHUNK
 from stages import InputError, glow, srflow
-from stages.coupling import SplitPrior
-from stages.gaussian import log_normal
-from stages.unwhitened import unwhitened
+from stages.flow import without_priors
+from stages.prior import SplitPrior, log_normal
 
 OPTIONS = {"levels": 2, "steps": 1, "width": 4, "squish": 0.5, "classes": 3}
 FLOWS = {
@@ -83,7 +82,7 @@ def test_noise_is_added_to_the_latent(kind):
 @pytest.mark.parametrize("kind", FLOWS)
 def test_without_priors_a_flow_still_inverts_and_shares_its_weights(kind):
     stage, image, lower, label = previous(kind)
-    bare = unwhitened(stage.flow)
+    bare = without_priors(stage.flow)
     y = stage.coding.centre(image, torch.float64)
     below = None if lower is None else centre(lower, torch.float64)
     raw, log_det = bare.encode(y, below)

@@ -12,8 +12,7 @@ from cascade.benchmark import baselines, operations
 from cascade.config import load_config
 from cascade.stage import build
 from stages import Bijection
-from stages.linear import Mix
-from stages.norm import NormedConv
+from stages.actnorm import ActNormInv1x1, ConvActNorm
 from stages.steps import Steps
 
 BENCH = ROOT / "configs" / "bench" / "glow32.yaml"
@@ -77,12 +76,12 @@ def test_memory_is_that_of_one_operation():
     assert 0 < int(again.stdout) < 0.8 * int(stored.stdout)
 
 
-def copy_folded(conv: NormedConv, weight: Tensor, shift: Tensor) -> None:
+def copy_folded(conv: ConvActNorm, weight: Tensor, shift: Tensor) -> None:
     conv.conv.weight.data = weight
     conv.norm.bias.data, conv.norm.log_scale.data = shift, torch.zeros_like(shift)
 
 
-def folded(conv: NormedConv) -> tuple[Tensor, Tensor]:
+def folded(conv: ConvActNorm) -> tuple[Tensor, Tensor]:
     scale = conv.norm.log_scale.exp()
     return conv.conv.weight * scale.transpose(0, 1), conv.norm.bias * scale
 
@@ -91,12 +90,15 @@ def copy_steps(steps: Steps, plain: list[Bijection]) -> None:
     """Give plain parts the weights that make them the maps of these."""
     weight, shift = folded(steps.project)
     weights, shifts = weight.split(steps.widths), shift.split(steps.widths, dim=1)
-    width = steps.injections.reads // steps.injections.count
+    width = steps.injections.cond_channels // steps.injections.count
     for i, (part, own) in enumerate(zip(steps.parts, plain, strict=True)):
-        if isinstance(part, Mix) or i not in steps.injectors + steps.readers:
+        if (
+            isinstance(part, ActNormInv1x1)
+            or i not in steps.injectors + steps.conditional_couplings
+        ):
             own.load_state_dict(part.state_dict())
-        elif i in steps.readers:
-            place = 1 + steps.readers.index(i)
+        elif i in steps.conditional_couplings:
+            place = 1 + steps.conditional_couplings.index(i)
             one, two = folded(part.net.first), (weights[place], shifts[place])
             copy_folded(own.net.first, torch.cat([one[0], two[0]], dim=1), one[1] + two[1])
             own.net.head.load_state_dict(part.net.head.state_dict())

@@ -7,55 +7,74 @@ from conftest import randomise
 from torch import nn
 from torch.autograd.functional import jacobian
 
-from stages.bijection import Chain, OnHalf, Squeezed, peel, unpeel
-from stages.coupling import Coupling, Injections, Injector, SplitPrior
+from stages.actnorm import ActNorm, ActNormInv1x1, DenseMatrix, LUMatrix, initialise
+from stages.bijection import Chain, Split, Squeeze, merge_latents, split_latents
+from stages.coupling import (
+    AffineCoupling,
+    AffineInjector,
+    InjectorNets,
+    ScaleFunction,
+    scale_function,
+)
 from stages.glow import glow
-from stages.linear import LU, Dense, Mix
-from stages.nets import CouplingNet, Head
-from stages.norm import ChannelAffine, initialise
-from stages.scale import LOG_SIGMA, ScaleLaw, scale_law, whitening
+from stages.nets import AffineHead, CouplingNet
+from stages.prior import LOG_SIGMA, SplitPrior, inverse_sigma
 from stages.srflow import srflow
 from stages.steps import Steps
 
-PLAIN, SQUISHED = scale_law(0.0), scale_law(0.5)
-SYMMETRIC = scale_law(0.5, "symmetric")
+PLAIN, SQUISHED = scale_function(0.0), scale_function(0.5)
+SYMMETRIC = scale_function(0.5, "symmetric")
 SMALL = {"levels": 2, "steps": 2, "width": 8}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 2}
 FEATURES, SIDE = 5, 4
 
 
-def level(channels: int, law: ScaleLaw = SQUISHED) -> Steps:
+def level(channels: int, law: ScaleFunction = SQUISHED) -> Steps:
     parts = [
-        Mix(channels),
-        Injector(),
-        Coupling(channels, 8, law, conditional=True),
-        Mix(channels),
-        Injector(),
+        ActNormInv1x1(channels),
+        AffineInjector(),
+        AffineCoupling(channels, 8, law, conditional=True),
+        ActNormInv1x1(channels),
+        AffineInjector(),
         SplitPrior(channels, 8, conditional=True),
     ]
-    return Steps(parts, FEATURES, Injections(2, channels, 8, law))
+    return Steps(parts, FEATURES, InjectorNets(2, channels, 8, law))
 
 
 # name: (constructor, channels it takes, channels of the condition a level or 0)
 BIJECTIONS = {
-    "mix": (lambda c: Mix(c), 3, 0),
-    "mix, LU": (lambda c: Mix(c, "lu"), 4, 0),
-    "coupling plain": (lambda c: Coupling(c, 8, PLAIN), 4, 0),
-    "coupling squished": (lambda c: Coupling(c, 8, SQUISHED), 4, 0),
-    "coupling symmetric": (lambda c: Coupling(c, 8, SYMMETRIC), 4, 0),
-    "coupling additive": (lambda c: Coupling(c, 8), 4, 0),
-    "coupling of 3 channels": (lambda c: Coupling(c, 8, PLAIN), 3, 0),
-    "coupling of 9 channels": (lambda c: Coupling(c, 8, SQUISHED), 9, 0),
-    "coupling conditional": (lambda c: Coupling(c, 8, SQUISHED, conditional=True), 4, 8),
+    "actnorm, 1x1": (lambda c: ActNormInv1x1(c), 3, 0),
+    "actnorm, 1x1, LU": (lambda c: ActNormInv1x1(c, "lu"), 4, 0),
+    "coupling plain": (lambda c: AffineCoupling(c, 8, PLAIN), 4, 0),
+    "coupling squished": (lambda c: AffineCoupling(c, 8, SQUISHED), 4, 0),
+    "coupling symmetric": (lambda c: AffineCoupling(c, 8, SYMMETRIC), 4, 0),
+    "coupling additive": (lambda c: AffineCoupling(c, 8), 4, 0),
+    "coupling of 3 channels": (lambda c: AffineCoupling(c, 8, PLAIN), 3, 0),
+    "coupling of 9 channels": (lambda c: AffineCoupling(c, 8, SQUISHED), 9, 0),
+    "coupling conditional": (lambda c: AffineCoupling(c, 8, SQUISHED, conditional=True), 4, 8),
     "prior": (lambda c: SplitPrior(c, 8), 4, 0),
     "prior conditional": (lambda c: SplitPrior(c, 8, conditional=True), 4, 8),
-    "chain": (lambda c: Chain(Mix(c), Coupling(c, 8, PLAIN)), 4, 0),
-    "squeezed": (lambda c: Squeezed(Chain(Mix(4 * c), Coupling(4 * c, 8, PLAIN))), 1, 0),
-    "on half": (lambda c: OnHalf(Chain(Mix(c // 2), Coupling(c // 2, 8, PLAIN))), 5, 0),
+    "chain": (lambda c: Chain(ActNormInv1x1(c), AffineCoupling(c, 8, PLAIN)), 4, 0),
+    "squeeze": (
+        lambda c: Squeeze(Chain(ActNormInv1x1(4 * c), AffineCoupling(4 * c, 8, PLAIN))),
+        1,
+        0,
+    ),
+    "split": (
+        lambda c: Split(Chain(ActNormInv1x1(c // 2), AffineCoupling(c // 2, 8, PLAIN))),
+        5,
+        0,
+    ),
     "steps": (level, 4, FEATURES),
     "steps symmetric": (lambda c: level(c, SYMMETRIC), 3, FEATURES),
-    "steps, LU": (lambda c: Steps([Mix(c, "lu"), Mix(c, "lu"), Coupling(c, 8, PLAIN)]), 4, 0),
-    "two levels": (lambda c: Chain(level(c), OnHalf(Squeezed(level(2 * c)))), 4, FEATURES),
+    "steps, LU": (
+        lambda c: Steps(
+            [ActNormInv1x1(c, "lu"), ActNormInv1x1(c, "lu"), AffineCoupling(c, 8, PLAIN)]
+        ),
+        4,
+        0,
+    ),
+    "two levels": (lambda c: Chain(level(c), Split(Squeeze(level(2 * c)))), 4, FEATURES),
     "glow body, 1 channel": (lambda c: glow((c, SIDE, SIDE), **SMALL).body, 1, 0),
     "glow body, 3 channels": (lambda c: glow((c, SIDE, SIDE), **SMALL).body, 3, 0),
 }
@@ -162,52 +181,52 @@ def test_squish_bounds_the_scale(law):
 
 def test_squish_reaches_the_injector():
     flow = srflow((1, 8, 8), **SMALL, **ENCODER, squish=0.75)
-    injections = [m for m in flow.modules() if isinstance(m, Injections)]
+    injections = [m for m in flow.modules() if isinstance(m, InjectorNets)]
     assert len(injections) == 2
     for part in injections:
-        assert part.law(torch.tensor(-100.0)) == pytest.approx(0.75)
+        assert part.scale_fn(torch.tensor(-100.0)) == pytest.approx(0.75)
 
 
-def test_whitening_is_soft_and_bounded():
+def test_sigma_is_softly_bounded():
     raw = torch.linspace(-50, 50, 999, dtype=torch.float64)
-    log_sigma = -whitening(raw).log()
+    log_sigma = -inverse_sigma(raw).log()
     assert LOG_SIGMA[0] - 1e-4 < log_sigma.min() and log_sigma.max() <= LOG_SIGMA[1]
     middle = raw.abs() < 0.5
     assert (log_sigma - raw)[middle].abs().max() < 0.3
     assert (log_sigma.diff() >= 0).all()
 
 
-def test_peel_and_unpeel():
+def test_latents_are_split_and_merged():
     z = torch.randn(2, 3, 8, 8)
-    top, rest = peel(z, 3)
+    top, rest = split_latents(z, 3)
     assert top.shape == (2, 48, 1, 1) and len(rest) == 2
-    assert torch.equal(unpeel(top, rest), z)
-    top, rest = peel(z, 3, squeezed=False)
+    assert torch.equal(merge_latents(top, rest), z)
+    top, rest = split_latents(z, 3, squeezed=False)
     assert top.shape == (2, 8, 2, 2) and [r.shape[1] for r in rest] == [2, 2]
-    assert torch.equal(unpeel(top, rest, squeezed=False), z)
+    assert torch.equal(merge_latents(top, rest, squeezed=False), z)
 
 
 def normed(layer: torch.nn.Module, args: tuple, output: object) -> list[torch.Tensor]:
     """What a layer's norms make of what the layer was given."""
-    if isinstance(layer, Mix):
+    if isinstance(layer, ActNormInv1x1):
         return [layer.norm(args[0])]
     if isinstance(layer, CouplingNet):
         condition = args[1] if len(args) > 1 and args[1] is not None else 0.0
         first = layer.first(args[0])
         return [first, *normed(layer.head, (F.relu(first + condition),), None)]
-    return [layer.mix(args[0])] if isinstance(layer, Head) else [output]
+    return [layer.mix(args[0])] if isinstance(layer, AffineHead) else [output]
 
 
 def test_initialise_fits_every_norm_once_and_only_when_asked():
     flow = srflow((3, 8, 8), **SMALL, **ENCODER)
     x, low = torch.rand(64, 3, 8, 8) - 0.5, torch.rand(64, 3, 4, 4) - 0.5
     flow.encode(x, low)
-    layers = [m for m in flow.modules() if isinstance(m, ChannelAffine)]
+    layers = [m for m in flow.modules() if isinstance(m, ActNorm)]
     assert not any(layer.fitted for layer in layers)
     outputs = []
     initialise(flow.body, x, flow.encoder(low))
     assert all(layer.fitted for layer in layers)
-    owners = [m for m in flow.modules() if isinstance(m, Mix | CouplingNet | Head)]
+    owners = [m for m in flow.modules() if isinstance(m, ActNormInv1x1 | CouplingNet | AffineHead)]
     owners += [m.project for m in flow.modules() if isinstance(m, Steps)]
     hooks = [m.register_forward_hook(lambda *a: outputs.extend(normed(*a))) for m in owners]
     flow.encode(x, low)
@@ -240,18 +259,20 @@ def test_algebra_stays_in_float32_under_autocast():
 
 
 @pytest.mark.parametrize("matrix", ["dense", "lu"])
-def test_folded_equals_unfolded(matrix):
-    """A mix is its norm, then its matrix; several folded at once are each one folded alone."""
-    mixes = [randomise(Mix(5, matrix), seed=seed) for seed in range(3)]
+def test_affine_constants_are_actnorm_then_1x1(matrix):
+    """The affine map is ActNorm, then the matrix; several layers at once equal each alone."""
+    layers = [randomise(ActNormInv1x1(5, matrix), seed=seed) for seed in range(3)]
     x = torch.randn(2, 5, 3, 4, dtype=torch.float64)
     for inverse in (False, True):
-        for mix, cond in zip(mixes, Mix.folded(mixes, inverse), strict=True):
-            direction = mix.inverse if inverse else mix
+        for layer, cond in zip(
+            layers, ActNormInv1x1.affine_constants(layers, inverse), strict=True
+        ):
+            direction = layer.inverse if inverse else layer
             for together, alone in zip(direction(x, cond), direction(x), strict=True):
                 torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
             if not inverse:
-                unfolded = torch.einsum("oi,bihw->bohw", mix.matrix.weight(), mix.norm(x))
-                torch.testing.assert_close(mix(x, cond)[0], unfolded, rtol=0, atol=1e-12)
+                expected = torch.einsum("oi,bihw->bohw", layer.matrix.weight(), layer.norm(x))
+                torch.testing.assert_close(layer(x, cond)[0], expected, rtol=0, atol=1e-12)
 
 
 def test_what_is_kept_in_evaluation_follows_the_weights():
@@ -304,9 +325,9 @@ def test_many_images_of_one_condition(name):
 
 def test_lu_starts_as_the_rotation_and_keeps_its_form():
     torch.manual_seed(0)
-    dense = Dense(6).double()
+    dense = DenseMatrix(6).double()
     torch.manual_seed(0)
-    lu = LU(6).double()
+    lu = LUMatrix(6).double()
     torch.testing.assert_close(lu.weight(), dense.entries, rtol=0, atol=1e-6)
     assert lu.log_dets([lu], lu.weight()[None]).abs() < 1e-5
     randomise(lu, scale=1.0)

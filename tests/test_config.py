@@ -11,7 +11,7 @@ from cascade.stage import build
 from cascade.training.optimizer import averaged, learning_rate, optimiser
 from cascade.training.phases import classification
 from cascade.transforms.dequantise import density_bpd
-from stages import InputError, Remark, StageLoss, initialise
+from stages import InputError, InputWarning, StageLoss, initialise
 
 CONFIGS = [file for file in sorted(ROOT.glob("configs/*/*.yaml")) if file.parent.name != "tables"]
 GLOW8 = ROOT / "configs" / "mnist5k" / "glow8.yaml"
@@ -75,11 +75,11 @@ def test_bad_settings(override, message):
 
 def test_settings_that_do_nothing_are_said_and_left_out():
     path = ROOT / "configs" / "photos" / "srf2x.yaml"
-    with pytest.warns(Remark, match="conditional_prior does nothing at model.levels=1"):
+    with pytest.warns(InputWarning, match="conditional_prior does nothing at model.levels=1"):
         config = load_config(path, ["model.levels=1"])
     assert not config.model.conditional_prior and load_config(path).model.conditional_prior
     settings = ["train.milestones=[5]", "train.schedule=cosine"]
-    with pytest.warns(Remark, match="milestones do nothing with train.schedule=cosine"):
+    with pytest.warns(InputWarning, match="milestones do nothing with train.schedule=cosine"):
         assert load_config(path, settings).train.milestones == []
 
 

@@ -32,12 +32,12 @@ def products(monkeypatch):
     monkeypatch.setattr(module, "WIDE", 1)
 
 
-@pytest.mark.parametrize("at_once", [1, 64, module.AT_ONCE])
+@pytest.mark.parametrize("at_once", [1, 64, module.CHUNK])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_products_give_what_the_library_gives(monkeypatch, widths, size, at_once):
     torch.manual_seed(0)
-    monkeypatch.setattr(module, "AT_ONCE", at_once)
+    monkeypatch.setattr(module, "CHUNK", at_once)
     count, height, width = size
     net = [(weight, bias.requires_grad_()) for weight, bias in layers(widths)]
     wider = torch.randn(count, widths[0] + 2, height, width).double()
@@ -45,10 +45,10 @@ def test_products_give_what_the_library_gives(monkeypatch, widths, size, at_once
     for x in (wider[:, 1:-1], wider.to(memory_format=torch.channels_last)[:, 2:]):
         for hidden in (None, added):
             image = x.detach().requires_grad_()
-            assert convolve(image, *net).grad_fn.name() == "_ProductsBackward"
+            assert convolve(image, *net).grad_fn.name() == "_Im2colLayersBackward"
             found = results(image, hidden, net)
             with monkeypatch.context() as patch:
-                patch.setattr(module, "LARGEST", 0)
+                patch.setattr(module, "MAX_IM2COL", 0)
                 assert convolve(image, *net).grad_fn.name() == "ConvolutionBackward0"
                 expected = results(image, hidden, net)
             for one, two in zip(found, expected, strict=True):
@@ -65,7 +65,7 @@ def test_wide_nets_of_small_images_are_products(monkeypatch, shape, width, produ
     net = layers((shape[1], width, width, 2), "313")
     image = torch.zeros(shape, dtype=torch.float64)
     made = convolve(image, *net).grad_fn.name()
-    assert made == ("_ProductsBackward" if products else "ConvolutionBackward0")
+    assert made == ("_Im2colLayersBackward" if products else "ConvolutionBackward0")
 
 
 def test_only_the_gradients_that_are_wanted():

@@ -13,9 +13,9 @@ from cascade import Cascade, InputError
 from cascade.config import Data, GlowModel, Model, SRFlowModel, StageConfig
 from cascade.evaluation.layer_checks import ROUND_TRIP, StageCheck, check_cascade
 from cascade.stage import Stage, build
+from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection
-from stages.coupling import Coupling, Injector
-from stages.linear import Mix
+from stages.coupling import AffineCoupling, AffineInjector
 
 SMALL = {"levels": 2, "steps": 2, "width": 8, "squish": 0.3, "classes": 3}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
@@ -59,7 +59,7 @@ def test_random_stages_are_sound(bits):
         assert str(check.verdict) == "sound" and not check.verdict.fault
         assert check.exact == 1
         assert math.isfinite(check.noise_mean) and 0 < check.noise_std < math.inf
-        kinds = (Mix, Coupling, Injector)
+        kinds = (ActNormInv1x1, AffineCoupling, AffineInjector)
         expected = [n for n, m in mine.flow.named_modules() if isinstance(m, kinds)]
         assert [layer.name for layer in check.layers] == expected
         for layer in check.layers:
@@ -68,19 +68,19 @@ def test_random_stages_are_sound(bits):
         assert not any(module._forward_hooks for module in mine.flow.modules())
 
 
-class HalvedLogDet(Coupling):
+class HalvedLogDet(AffineCoupling):
     def forward(self, x, cond=()):
         z, log_det = super().forward(x, cond)
         return z, log_det / 2
 
 
-class ForgottenPixels(Mix):
+class ForgottenPixels(ActNormInv1x1):
     def forward(self, x, cond=()):
         z, log_det = super().forward(x, cond)
         return z, log_det / (x.shape[2] * x.shape[3])
 
 
-class WrongInverse(Mix):
+class WrongInverse(ActNormInv1x1):
     def inverse(self, z, cond=()):
         x, log_det = super().inverse(z, cond)
         return x + 2 * self.norm.bias, log_det
@@ -107,19 +107,24 @@ def not_a_number(layer: Bijection) -> None:
 
 # fault: (the kind of layer it is planted in, how, what the verdict says, whether it is a fault)
 FAULTS = {
-    "log_det halved": (Coupling, becomes(HalvedLogDet), "reports a log_det", True),
-    "pixels forgotten": (Mix, becomes(ForgottenPixels), "reports a log_det", True),
-    "wrong inverse": (Mix, becomes(WrongInverse), "does not undo itself", True),
-    "nearly singular": (Mix, shrink(1e-6), "nearly singular", True),
+    "log_det halved": (AffineCoupling, becomes(HalvedLogDet), "reports a log_det", True),
+    "pixels forgotten": (ActNormInv1x1, becomes(ForgottenPixels), "reports a log_det", True),
+    "wrong inverse": (ActNormInv1x1, becomes(WrongInverse), "does not undo itself", True),
+    "nearly singular": (ActNormInv1x1, shrink(1e-6), "nearly singular", True),
     "singular": (
-        Mix,
+        ActNormInv1x1,
         lambda layer: layer.matrix.entries.data.zero_(),
         "a log_det, not finite",
         True,
     ),
-    "ill-conditioned": (Mix, shrink(9e-5), "warning: .* is ill-conditioned", False),
-    "nan in a coupling": (Coupling, not_a_number, "gives values, or a log_det, not finite", True),
-    "nan in a 1x1": (Mix, not_a_number, "gives values, or a log_det, not finite", True),
+    "ill-conditioned": (ActNormInv1x1, shrink(9e-5), "warning: .* is ill-conditioned", False),
+    "nan in a coupling": (
+        AffineCoupling,
+        not_a_number,
+        "gives values, or a log_det, not finite",
+        True,
+    ),
+    "nan in a 1x1": (ActNormInv1x1, not_a_number, "gives values, or a log_det, not finite", True),
 }
 
 
@@ -135,7 +140,7 @@ def test_a_planted_fault_is_named(cascade, fault, number):
 
 
 def test_the_other_stage_stays_sound(cascade):
-    not_a_number(layer_of(cascade, 1, Coupling)[1])
+    not_a_number(layer_of(cascade, 1, AffineCoupling)[1])
     verdicts = [check.verdict for check in check_cascade(cascade, IMAGES, LABELS)]
     assert [verdict.fault for verdict in verdicts] == [False, True]
 

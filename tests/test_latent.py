@@ -19,7 +19,7 @@ from cascade.photos.latent_editing import (
     restored,
 )
 from cascade.transforms.pyramid import halve
-from stages.bijection import peel
+from stages.bijection import split_latents
 
 
 @pytest.fixture(scope="module", params=PYRAMIDS)
@@ -46,7 +46,7 @@ def region() -> torch.Tensor:
 
 
 def channels_of(stage, noise):
-    top, rest = peel(noise, stage.flow.levels, stage.flow.squeezed)
+    top, rest = split_latents(noise, stage.flow.levels, stage.flow.squeezed)
     return [top, *rest]
 
 

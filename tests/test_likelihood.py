@@ -13,7 +13,7 @@ from cascade.likelihood import Report, class_columns, compose, consistency
 from cascade.transforms.coding import Pixels
 from cascade.transforms.pyramid import halve
 from stages import glow
-from stages.linear import Mix
+from stages.actnorm import ActNormInv1x1
 
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
 
@@ -26,7 +26,7 @@ def test_probabilities_of_all_integers_sum_to_one(squish_range, record_property)
         glow((1, 2, 2), levels=1, steps=2, width=4, squish=0.5, squish_range=squish_range), 0.1
     )
     for part in flow.modules():
-        if isinstance(part, Mix):
+        if isinstance(part, ActNormInv1x1):
             part.norm.log_scale.data += 0.9  # spread the mass over a few bins, not over dozens
     bits = 1
     images = all_integers(-4, 6, (1, 2, 2))
@@ -43,7 +43,7 @@ def test_probabilities_of_all_integers_sum_to_one(squish_range, record_property)
 def test_class_conditional_probabilities_sum_to_one():
     flow = randomise(glow((1, 2, 2), levels=1, steps=1, width=4, classes=2), 0.1)
     for part in flow.modules():
-        if isinstance(part, Mix):
+        if isinstance(part, ActNormInv1x1):
             part.norm.log_scale.data += 1.2
     images = all_integers(-4, 6, (1, 2, 2))
     for y in range(2):

@@ -1,4 +1,4 @@
-"""What a backward pass finds kept: the modes of `Flow.keep`, and compiled steps."""
+"""What a backward pass stores: `Flow.set_activation_memory`, and compiled steps."""
 
 import gc
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cascade.stage import read_tensors
 from stages import StageLoss, convolve, glow, srflow
-from stages.coupling import Coupling
+from stages.coupling import AffineCoupling
 
 SMALL = {"levels": 2, "width": 8}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 2}
@@ -56,9 +56,9 @@ def test_gradients_are_those_of_stored_activations(monkeypatch, name, memory):
     loss = randomise(StageLoss(STAGES[name]()), 0.1)
     for dtype, tolerance in ((torch.float64, 1e-8), (torch.float32, 1e-3)):
         given = inputs(loss.to(dtype), dtype)
-        loss.flow.keep("store")
+        loss.flow.set_activation_memory("store")
         stored, all_kept = gradients(loss, *given)
-        loss.flow.keep(memory)
+        loss.flow.set_activation_memory(memory)
         found, few_kept = gradients(loss, *given)
         assert few_kept < 0.8 * all_kept
         for one, two in zip(stored, found, strict=True):
@@ -70,7 +70,7 @@ def test_reversible_keeps_as_much_of_an_image_at_any_depth():
     for memory in ("store", "reversible"):
         for steps in (2, 16):
             loss = randomise(StageLoss(STAGES["glow"](steps)), 0.1)
-            loss.flow.keep(memory)
+            loss.flow.set_activation_memory(memory)
             x, *_ = inputs(loss, torch.float64)
             one, two = (gradients(loss, images)[1] for images in (x[:1], x))
             kept[memory, steps] = two - one  # weights are kept as well
@@ -82,13 +82,13 @@ def reversible(name: str) -> tuple[StageLoss, tuple[Tensor | None, ...]]:
     """A stage whose backward pass makes the activations again, and what it is given."""
     torch.manual_seed(0)
     loss = randomise(StageLoss(STAGES[name]()), 0.1)
-    loss.flow.keep("reversible")
+    loss.flow.set_activation_memory("reversible")
     return loss, inputs(loss, torch.float64)
 
 
 def test_reversible_accumulates_a_part_s_gradients_before_it_makes_the_next_ones():
     loss, given = reversible("glow")
-    couplings = [module for module in loss.modules() if type(module) is Coupling]
+    couplings = [module for module in loss.modules() if type(module) is AffineCoupling]
     accumulated, rewound = [], []
     for coupling in couplings:
         weights = list(coupling.parameters())
@@ -137,7 +137,7 @@ def test_reversible_with_frozen_parts_lets_every_image_go(frozen):
     finally:
         gc.enable()
     found, _ = gradients(loss, *given)
-    loss.flow.keep("store")
+    loss.flow.set_activation_memory("store")
     for one, two in zip(gradients(loss, *given)[0], found, strict=True):
         assert (one is None) == (two is None)
         if one is not None:
@@ -158,7 +158,7 @@ def test_reversible_under_autocast_runs_its_nets_as_forward_did():
     given = inputs(loss, torch.float32)
     found = {}
     for memory in ("store", "reversible"):
-        loss.flow.keep(memory)
+        loss.flow.set_activation_memory(memory)
         with torch.autocast("cpu", torch.bfloat16):
             nats, _ = loss(*given)
         loss.zero_grad()
@@ -192,7 +192,7 @@ def test_a_step_compiles_whole(name, memory):
     """Without a break in the graph, forward and backward; code generation is left out."""
     torch.compiler.reset()
     loss = randomise(StageLoss(STAGES[name]()), 0.1)
-    loss.flow.keep(memory)
+    loss.flow.set_activation_memory(memory)
     given = inputs(loss, torch.float64)
     expected, _ = gradients(loss, *given)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")

@@ -10,7 +10,7 @@ from cascade.config import load_config
 from cascade.stage import read_tensors
 from cascade.training.trainer import Trainer
 from stages import srflow
-from stages.superres import SuperResolution
+from stages.encoder import SuperResolution
 
 FEW = [*TINY, "train.log_every=1", "train.save_every=5", "train.keep=9"]
 FEW += ["train.validate_images=16", "train.init_images=64", "train.warmup=0", "train.ema=0.5"]

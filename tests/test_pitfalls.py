@@ -23,16 +23,13 @@ from cascade.transforms.dequantise import density_bpd, dequantise, quantise
 from cascade.transforms.pyramid import halve_to
 from cascade.utils.chunks import CHUNK, in_chunks
 from stages import Flow, InputError, StageLoss, glow, srflow
-from stages.bijection import OnHalf, Squeezed, peel
-from stages.coupling import Coupling, Injections, Injector, SplitPrior
-from stages.gaussian import log_normal
-from stages.linear import Mix
-from stages.nets import CouplingNet, Head
-from stages.norm import ChannelAffine
-from stages.prior import ClassPrior
-from stages.scale import scale_law, whitening
+from stages.actnorm import ActNorm, ActNormInv1x1
+from stages.bijection import Split, Squeeze, split_latents
+from stages.coupling import AffineCoupling, AffineInjector, InjectorNets, scale_function
+from stages.nets import AffineHead, CouplingNet
+from stages.prior import ClassPrior, SplitPrior, inverse_sigma, log_normal
 
-LAW = scale_law(0.2)
+LAW = scale_function(0.2)
 SMALL = {"levels": 2, "steps": 1, "width": 8}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
 
@@ -45,10 +42,10 @@ def affine_layers():
     """Every layer of the form s·x + t with its inputs: module, x, condition, channels kept."""
     features = (normal(2, 8, 4, 4, seed=1),)
     for module, channels, cond, kept in (
-        (Injector(), 5, (normal(2, 5, 4, 4, seed=2), LAW(normal(2, 5, 4, 4, seed=3))), 0),
-        (Coupling(5, 8, LAW), 5, (), 2),
-        (Coupling(6, 8, LAW, conditional=True), 6, features, 3),
-        (Coupling(6, 8, scale_law(0.5, "symmetric")), 6, (), 3),
+        (AffineInjector(), 5, (normal(2, 5, 4, 4, seed=2), LAW(normal(2, 5, 4, 4, seed=3))), 0),
+        (AffineCoupling(5, 8, LAW), 5, (), 2),
+        (AffineCoupling(6, 8, LAW, conditional=True), 6, features, 3),
+        (AffineCoupling(6, 8, scale_function(0.5, "symmetric")), 6, (), 3),
         (SplitPrior(5, 8), 5, (), 2),
         (SplitPrior(6, 8, conditional=True), 6, features, 3),
     ):
@@ -143,7 +140,7 @@ def test_02_noise_bounds_the_density():
     """Without dequantisation noise a spike on a grey value has an unbounded density."""
     black, config = torch.zeros(16, 1, 16, 16, dtype=torch.uint8), stage_config(16)
     batches = Batches(ArrayImages(black), config)
-    flow = Flow(Mix(1), (1, 16, 16), 0).double()
+    flow = Flow(ActNormInv1x1(1), (1, 16, 16), 0).double()
     for place in (0.0, 0.5):  # of the bin
         for sharpness in (0.0, 5.0, 6.8, 9.0, 14.0):
             flow.body.norm.bias.fill_(0.5 - place / 256)
@@ -167,14 +164,14 @@ def test_03_nats_add_and_bpds_do_not(eights):
 @pytest.mark.parametrize("matrix", ["dense", "lu"])
 def test_04_log_dets_count_the_pixels_of_their_own_level(matrix):
     """The log-dets of actnorm and 1×1 are H·W times a pixel's, at their own level."""
-    layer = randomise(Mix(8, matrix))
+    layer = randomise(ActNormInv1x1(8, matrix))
     one = log_abs_det(lambda v: layer(v)[0], normal(1, 8, 1, 1)).item()
     assert abs(one) > 0.01
     for height, width in ((1, 3), (2, 6), (5, 4)):
         x = normal(2, 8, height, width)
         for log_det in (layer(x)[1], -layer.inverse(x)[1]):
             assert log_det.tolist() == pytest.approx([height * width * one] * 2)
-    second_level = Squeezed(OnHalf(Squeezed(layer)))  # 1 → 4 channels → 2 kept → 8
+    second_level = Squeeze(Split(Squeeze(layer)))  # 1 → 4 channels → 2 kept → 8
     log_det = second_level(normal(2, 1, 8, 12))[1]
     assert log_det.tolist() == pytest.approx([2 * 3 * one] * 2)
 
@@ -187,7 +184,7 @@ def test_05_log_det_is_of_the_scale_applied_and_of_nothing_else():
         expected = slope[:, kept:].abs().log().flatten(1).sum(1)
         torch.testing.assert_close(log_det, expected, rtol=0, atol=1e-9)
         torch.testing.assert_close(module.inverse(y, cond)[1], -expected, rtol=0, atol=1e-9)
-    additive = randomise(Coupling(6, 8))
+    additive = randomise(AffineCoupling(6, 8))
     for direction in (additive.forward, additive.inverse):
         assert not direction(normal(2, 6, 4, 4))[1].any()
 
@@ -202,7 +199,7 @@ def test_06_inverse_undoes_scale_and_shift_in_the_right_order():
     x, label = 3 * normal(3, 4, 2, 2) + 5, torch.tensor([0, 1, 2])
     prior = randomise(ClassPrior(3, 4))
     torch.testing.assert_close(prior.inverse(prior(x, label)[0], label), x)
-    norm = ChannelAffine(4).double()
+    norm = ActNorm(4).double()
     norm.fit(x)
     y = norm(x)
     assert y.mean((0, 2, 3)).abs().max() < 1e-5
@@ -212,15 +209,15 @@ def test_06_inverse_undoes_scale_and_shift_in_the_right_order():
 def test_07_slogdet_and_float32_under_autocast():
     """det under- and overflows; log-dets, log s and Gaussian terms stay float32 under autocast."""
     for size in (1e-8, 1e8):
-        mix = Mix(64).double()
+        mix = ActNormInv1x1(64).double()
         mix.matrix.entries.data *= size
         for log_det in (mix(normal(2, 64, 2, 3))[1], -mix.inverse(normal(2, 64, 2, 3))[1]):
             assert log_det.tolist() == pytest.approx([6 * 64 * math.log(size)] * 2)
-    mix = randomise(Mix(5)), normal(2, 5, 4, 4), (), 0
+    mix = randomise(ActNormInv1x1(5)), normal(2, 5, 4, 4), (), 0
     for module, x, cond, _ in (*affine_layers(), mix):
         keeps_float32(module.float(), x.float(), tuple(c.float() for c in cond))
     raw = torch.linspace(-3, 3, 1000)
-    for law in (LAW, scale_law(0.5, "symmetric"), whitening):
+    for law in (LAW, scale_function(0.5, "symmetric"), inverse_sigma):
         with torch.autocast("cpu", torch.bfloat16):
             assert len(law(raw).log().unique()) > 900  # bfloat16 has not so many
     latent, prior = normal(3, 4, 6, 6), randomise(ClassPrior(3, 4))
@@ -246,14 +243,14 @@ def keeps_float32(module: nn.Module, x: torch.Tensor, cond: tuple[torch.Tensor, 
     with torch.autocast("cpu", torch.bfloat16):
         z, log_det = module(x, cond)
         back, inverse_log_det = module.inverse(z, cond)
-    if isinstance(module, Mix):
+    if isinstance(module, ActNormInv1x1):
         own = torch.linalg.slogdet(module.matrix.weight().double()).logabsdet
         expected = 16 * (module.norm.log_scale.double().sum() + own).expand(2)
-    elif isinstance(module, Injector):
+    elif isinstance(module, AffineInjector):
         expected = cond[1].double().log().flatten(1).sum(1)
     else:
         raw = predicted[0].double().chunk(2, dim=1)[1]
-        expected = module.law(raw).log().flatten(1).sum(1)
+        expected = module.scale_fn(raw).log().flatten(1).sum(1)
     for found, exact in ((log_det, expected), (-inverse_log_det, expected), (back, x.double())):
         close_in_float32(found, exact)
 
@@ -269,7 +266,7 @@ def test_08_each_latent_is_counted_once(classes):
     label = torch.tensor([0, 2, 1])
     for flow, x, low in flows(classes):
         z, log_det = flow.encode(x, low, label)
-        top, dropped = peel(z, flow.levels)
+        top, dropped = split_latents(z, flow.levels)
         pieces = torch.cat([part.flatten() for part in (top, *dropped)])
         assert torch.equal(pieces.sort().values, z.flatten().sort().values)
         squares = z.square().sum((1, 2, 3))
@@ -283,7 +280,7 @@ def test_08_each_latent_is_counted_once(classes):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-AFFINE = (Mix, Coupling, SplitPrior, ClassPrior)
+AFFINE = (ActNormInv1x1, AffineCoupling, SplitPrior, ClassPrior)
 
 
 def calls(flow: Flow, kind: type | tuple[type, ...], *inputs: torch.Tensor | None) -> dict:
@@ -310,15 +307,15 @@ def test_09_fresh_nets_predict_nothing_and_randomised_ones_do():
         (glow((1, 8, 8), **options), normal(3, 1, 8, 8), None),
         (srflow((1, 8, 8), **options, **ENCODER), normal(3, 1, 8, 8), normal(3, 1, 4, 4)),
     ):
-        last = calls(flow.double(), (CouplingNet, Head), x, low, label)
+        last = calls(flow.double(), (CouplingNet, AffineHead), x, low, label)
         assert last and not any(predicted.any() for _, predicted in last.values())
-        affine, injected = (calls(flow, kinds, x, low, label) for kinds in (AFFINE, Injections))
+        affine, injected = (calls(flow, kinds, x, low, label) for kinds in (AFFINE, InjectorNets))
         moved = dict(randomise(flow, 0.1).named_modules())
         for name, (inputs, before) in injected.items():
             for (_, old), (_, new) in zip(before, moved[name](*inputs), strict=True):
                 assert old.std() < 1e-9 and new.std() > 1e-4, name
         for name, (inputs, before) in affine.items():
-            own = isinstance(moved[name], Mix)  # what it was handed was made of the old weights
+            own = isinstance(moved[name], ActNormInv1x1)  # its constants are of the old weights
             after = moved[name](inputs[0]) if own else moved[name](*inputs)
             for a, b in zip(before, after, strict=True):
                 assert (a - b).abs().amax(tuple(range(1, a.dim()))).min() > 1e-4, name

@@ -164,7 +164,9 @@ def test_what_is_not_finite_is_named(digits, tmp_path):
     tensors[key][0, 0] = float("nan")
     write_tensors(tensors, file)
     x = halve_to(open_images("mnist5k", "test", 1).pixels[:3], 16)
-    with pytest.raises(NotFinite, match="image 0 .* stage srf16, first in body.*net \\(Head\\)"):
+    with pytest.raises(
+        NotFinite, match="image 0 .* stage srf16, first in body.*net \\(AffineHead\\)"
+    ):
         Cascade.load(tmp_path / "run").log_prob(x)
     done = run_tool("likelihood", tmp_path / "run", *FEW)
     assert done.returncode == 2 and "has no finite likelihood" in done.stderr

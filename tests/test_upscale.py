@@ -18,7 +18,7 @@ from cascade.photos.upscaling import Tiling, lowered, mirrored, upscale
 from cascade.stage import load_stage
 from cascade.transforms.dequantise import centre, density_bpd
 from cascade.utils.seeds import generator, noise_window
-from stages.gaussian import log_normal
+from stages.prior import log_normal
 
 PYRAMIDS = {  # overrides of configs/photos/srf2x.yaml
     "bicubic": [],

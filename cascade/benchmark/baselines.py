@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from cascade.config import StageConfig
 from cascade.stage import build, channels_last
 from stages import Flow, InputError, convolve
-from stages.bijection import Bijection, Chain, Cond, OnHalf, Squeezed
-from stages.coupling import Coupling, SplitPrior
-from stages.linear import Mix
+from stages.actnorm import ActNormInv1x1
+from stages.bijection import Bijection, Chain, Cond, Split, Squeeze
+from stages.coupling import AffineCoupling, ScaleFunction, scale_function
 from stages.nets import CouplingNet
-from stages.scale import ScaleLaw, scale_law
+from stages.prior import SplitPrior
 
 
 def normflows_glow(config: StageConfig, x: Tensor) -> nn.Module:
@@ -51,7 +51,7 @@ def normflows_glow(config: StageConfig, x: Tensor) -> nn.Module:
 
 def with_the_library(operation: Callable[[], object]) -> None:
     """Run an operation with the library's own convolutions on every device."""
-    with patch.object(convolve, "LARGEST", 0):
+    with patch.object(convolve, "MAX_IM2COL", 0):
         operation()
 
 
@@ -67,25 +67,29 @@ def plain_srflow(config: StageConfig) -> Flow:
             "--against plain is for an SRFlow with model.pyramid=bicubic and no conditional_prior"
         )
     flow = build(config)
-    law, features = scale_law(model.squish, model.squish_range), flow.encoder.channels
+    scale_fn, features = scale_function(model.squish, model.squish_range), flow.encoder.channels
 
     def step(channels: int) -> list[Bijection]:
-        couple = _PlainCoupling(channels, model.width, law, features)
-        return [_PlainMix(channels), _PlainInjector(channels, model.width, law, features), couple]
+        couple = _PlainCoupling(channels, model.width, scale_fn, features)
+        return [
+            _PlainActNorm1x1(channels),
+            _PlainInjector(channels, model.width, scale_fn, features),
+            couple,
+        ]
 
     def level(channels: int, left: int) -> Bijection:
-        parts = [_PlainMix(channels) for _ in range(model.transition_steps)]
+        parts = [_PlainActNorm1x1(channels) for _ in range(model.transition_steps)]
         parts += [part for _ in range(model.steps) for part in step(channels)]
         if left == 1:
             return Chain(*parts)
-        deeper = Squeezed(level(4 * (channels // 2), left - 1))
-        return Chain(*parts, SplitPrior(channels, model.width), OnHalf(deeper))
+        deeper = Squeeze(level(4 * (channels // 2), left - 1))
+        return Chain(*parts, SplitPrior(channels, model.width), Split(deeper))
 
-    flow.body = Squeezed(level(4 * config.data.channels, model.levels))
+    flow.body = Squeeze(level(4 * config.data.channels, model.levels))
     return channels_last(flow)
 
 
-class _PlainMix(Mix):
+class _PlainActNorm1x1(ActNormInv1x1):
     """ActNorm, then a 1×1 convolution."""
 
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
@@ -103,26 +107,26 @@ class _PlainMix(Mix):
         return x, -(x.shape[2] * x.shape[3] * log_det).expand(len(x))
 
 
-class _PlainCoupling(Coupling):
-    def __init__(self, channels: int, width: int, law: ScaleLaw, features: int):
-        super().__init__(channels, width, law)
+class _PlainCoupling(AffineCoupling):
+    def __init__(self, channels: int, width: int, scale_fn: ScaleFunction, features: int):
+        super().__init__(channels, width, scale_fn)
         kept = channels // 2
         self.net = CouplingNet(kept + features, width, 2 * (channels - kept))
 
     def _shift_scale(self, kept: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         predicted = self.net(torch.cat([kept, cond[0]], dim=1)).to(kept.dtype)
         shift, raw = predicted.chunk(2, dim=1)
-        return shift, self.law(raw)
+        return shift, self.scale_fn(raw)
 
 
 class _PlainInjector(Bijection):
-    def __init__(self, channels: int, width: int, law: ScaleLaw, features: int):
+    def __init__(self, channels: int, width: int, scale_fn: ScaleFunction, features: int):
         super().__init__()
-        self.law, self.net = law, CouplingNet(features, width, 2 * channels)
+        self.scale_fn, self.net = scale_fn, CouplingNet(features, width, 2 * channels)
 
     def _shift_scale(self, cond: Cond) -> tuple[Tensor, Tensor]:
         shift, raw = self.net(cond[0]).chunk(2, dim=1)
-        return shift, self.law(raw)
+        return shift, self.scale_fn(raw)
 
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
         shift, scale = self._shift_scale(cond)

@@ -40,7 +40,7 @@ def ready(flow: Flow, config: StageConfig, device: torch.device) -> StageLoss:
     """A flow with fresh weights, as training begins with it."""
     given, loss = inputs(config, device), StageLoss(flow).to(device)
     initialise(loss, given.x, given.low, given.label)
-    flow.keep(config.train.memory)
+    flow.set_activation_memory(config.train.memory)
     if config.train.compile:
         loss.compile()
     return loss

@@ -17,7 +17,7 @@ from cascade.config.shipped import find_config, shipped_names
 from cascade.config.validation import check
 from cascade.utils.files import whole
 from cascade.utils.yaml_files import first_line, read_yaml
-from stages import InputError, Remark
+from stages import InputError, InputWarning
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
@@ -81,11 +81,11 @@ def _leave_out_what_is_idle(config: StageConfig, path: str | Path) -> None:
     if model.levels == 1 and getattr(model, "conditional_prior", False):
         model.conditional_prior = False
         idle = "model.conditional_prior does nothing at model.levels=1, which drops no half"
-        warnings.warn(f"{path}: {idle}; it is left out", Remark, stacklevel=3)
+        warnings.warn(f"{path}: {idle}; it is left out", InputWarning, stacklevel=3)
     if train.milestones and train.schedule != "halve":
         train.milestones = []
         idle = f"train.milestones do nothing with train.schedule={train.schedule}"
-        warnings.warn(f"{path}: {idle}; they are left out", Remark, stacklevel=3)
+        warnings.warn(f"{path}: {idle}; they are left out", InputWarning, stacklevel=3)
 
 
 def save_config(config: StageConfig, path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from cascade.data.decoding import UNREADABLE, decode, fitted
 from cascade.data.npz import read_npz
 from cascade.utils.seeds import image_digest
-from stages import InputError, Remark
+from stages import InputError, InputWarning
 
 
 @dataclass
@@ -164,7 +164,7 @@ def open_folder(
     classes = sorted(set(parents)) if "." not in parents else []
     labels = torch.tensor([classes.index(p) for p in parents]) if classes else None
     for problem in problems:
-        warnings.warn(f"left out {problem}", Remark, stacklevel=2)
+        warnings.warn(f"left out {problem}", InputWarning, stacklevel=2)
     shape = next(iter(shapes))
     return FileImages(good, shape, resize, None, labels, classes, problems, digests)
 

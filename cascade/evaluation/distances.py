@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages import InputError, Remark
+from stages import InputError, InputWarning
 
 NEIGHBOURS = {"precision": 3, "density": 5}  # k of precision and recall, of density and coverage
 FEWEST = 6  # images: the fifth nearest other one must exist
@@ -39,8 +39,8 @@ def compare(real: Tensor, fake: Tensor, seed: int = 0, device: str = "cpu") -> d
 def frechet_distance(one: Tensor, two: Tensor) -> float:
     """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) of the two sets' means and covariances, by clean-fid.
 
-    A singular covariance is a `Remark`. Raises `InputError` where the root of the product has no
-    real value: far too few images.
+    A singular covariance is an `InputWarning`. Raises `InputError` where the root of the product
+    has no real value: far too few images.
     """
     from cleanfid.fid import fid_from_feats
     from scipy.linalg import LinAlgWarning
@@ -57,7 +57,7 @@ def frechet_distance(one: Tensor, two: Tensor) -> float:
     if any(warning.category is LinAlgWarning for warning in given):
         warnings.warn(
             "features have a singular covariance; the Fréchet distance may be inexact",
-            Remark,
+            InputWarning,
             stacklevel=2,
         )
     return distance

@@ -20,11 +20,11 @@ from cascade.chain import Cascade
 from cascade.stage import Stage
 from cascade.transforms.dequantise import centre
 from stages import Bijection, Flow
-from stages.bijection import Cond, halves
-from stages.coupling import Coupling, Injector
-from stages.linear import Mix
+from stages.actnorm import ActNormInv1x1
+from stages.bijection import Cond, split
+from stages.coupling import AffineCoupling, AffineInjector
 
-ELEMENTARY = (Mix, Coupling, Injector)  # a SplitPrior is a Coupling
+ELEMENTARY = (ActNormInv1x1, AffineCoupling, AffineInjector)  # so is a SplitPrior
 JACOBIAN_SIDE = 64  # C·h·w of the crop whose Jacobian is compared
 
 # A layer's numbers are about as large as one. Half the bin of an 8-bit value is 2e-3 of the range;
@@ -57,7 +57,7 @@ class LayerCheck:
     @property
     def ill_conditioned(self) -> bool:
         """Whether it is a 1×1 whose inverse loses digits; scales may differ widely and be right."""
-        return self.kind == "Mix" and self.condition > CONDITION
+        return self.kind == "ActNormInv1x1" and self.condition > CONDITION
 
     def __str__(self) -> str:
         return f"{self.name} ({self.kind})"
@@ -206,7 +206,7 @@ def _visit(flow: Flow, *inputs: Tensor | None) -> tuple[dict[str, _Visit], Tenso
 
     def note(name: str, layer: Bijection, args: tuple, output: tuple[Tensor, Tensor]) -> None:
         x, cond = args
-        made_of_weights = isinstance(layer, Mix)  # and to be made anew for its inverse
+        made_of_weights = isinstance(layer, ActNormInv1x1)  # and to be made anew for its inverse
         visits[name] = _Visit(layer, x, () if made_of_weights else cond, *output)
 
     hooks = [
@@ -239,11 +239,11 @@ def _check_layer(name: str, visit: _Visit) -> LayerCheck:
 
 def _scales(layer: Bijection, x: Tensor, cond: Cond) -> Tensor:
     """The factors by which a layer stretches what it changes."""
-    if isinstance(layer, Mix):
-        return torch.linalg.svdvals(layer.folded([layer])[0][0].double())
-    if isinstance(layer, Injector):
+    if isinstance(layer, ActNormInv1x1):
+        return torch.linalg.svdvals(layer.affine_constants([layer])[0][0].double())
+    if isinstance(layer, AffineInjector):
         return cond[1]
-    return layer._shift_scale(halves(x)[0], cond)[1]
+    return layer._shift_scale(split(x)[0], cond)[1]
 
 
 def _log_det_error(layer: Bijection, x: Tensor, cond: Cond) -> Tensor:

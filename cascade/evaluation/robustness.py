@@ -13,7 +13,7 @@ from cascade.evaluation.variational import normal_noise
 from cascade.training.augmentation import disturb
 from cascade.transforms.dequantise import bits_per_dim, expand_bits, log_volume
 from stages import InputError
-from stages.unwhitened import unwhitened
+from stages.flow import without_priors
 
 
 @dataclass
@@ -50,7 +50,7 @@ def reconstructions(
     lower, image = ([None, *cascade.levels(images)])[stage : stage + 2]
     model = cascade.stages[stage]
     if scaling == "raw":
-        model, labels = model.replace(flow=unwhitened(model.flow)), None
+        model, labels = model.replace(flow=without_priors(model.flow)), None
     noise = normal_noise(image, model.flow.shape, seed, stage, draw=0)
     shown, distance, exploded = [], [], []
     for sigma in sigmas:

@@ -119,8 +119,8 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the journal, once its result is safe."""
+        self.lock.release()  # Windows removes no file that is open
         shutil.rmtree(self.folder)
-        self.lock.release()
 
 
 def score_source(

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from cascade.chain import Cascade
 from cascade.utils.files import whole
 from stages import Bijection, Flow
-from stages.bijection import halves
-from stages.coupling import Coupling, Injector
+from stages.bijection import split
+from stages.coupling import AffineCoupling, AffineInjector
 from stages.prior import ClassPrior
 
 # dark to bright, in even steps of lightness
@@ -46,10 +46,10 @@ def _by_position(module: nn.Module, x: Tensor, cond: object, log_det: Tensor) ->
 
     Where a net predicts the scale s it is Σ_channels log s; elsewhere every position counts alike.
     """
-    if isinstance(module, Injector):
+    if isinstance(module, AffineInjector):
         return cond[1].log().sum(1)
-    if isinstance(module, Coupling):
-        return module._shift_scale(halves(x)[0], cond)[1].log().sum(1)
+    if isinstance(module, AffineCoupling):
+        return module._shift_scale(split(x)[0], cond)[1].log().sum(1)
     height, width = x.shape[2:]
     return (log_det / (height * width))[:, None, None].expand(-1, height, width)
 

@@ -14,7 +14,7 @@ from cascade.chain import Cascade
 from cascade.stage import Stage, per_stage
 from cascade.utils.seeds import sample_noise
 from stages import Flow, InputError
-from stages.bijection import peel, unpeel
+from stages.bijection import merge_latents, split_latents
 
 HARMONICS = 2  # of a walk: more of them wind more
 
@@ -84,13 +84,13 @@ def _relabelled(
 
 
 def _unwhitened(flow: Flow, noise: Tensor, low: None, label: Tensor) -> Tensor:
-    top, rest = peel(noise, flow.levels, flow.squeezed)
-    return unpeel(flow.prior.inverse(top, label), rest, flow.squeezed)
+    top, rest = split_latents(noise, flow.levels, flow.squeezed)
+    return merge_latents(flow.prior.inverse(top, label), rest, flow.squeezed)
 
 
 def _whitened(flow: Flow, latent: Tensor, low: None, label: Tensor) -> Tensor:
-    top, rest = peel(latent, flow.levels, flow.squeezed)
-    return unpeel(flow.prior(top, label)[0], rest, flow.squeezed)
+    top, rest = split_latents(latent, flow.levels, flow.squeezed)
+    return merge_latents(flow.prior(top, label)[0], rest, flow.squeezed)
 
 
 def walk(

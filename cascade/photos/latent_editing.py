@@ -16,7 +16,7 @@ from cascade.stage import Stage
 from cascade.transforms.dequantise import expand_bits, reduce_bits
 from cascade.transforms.pyramid import halve
 from stages import Flow, InputError
-from stages.bijection import peel, unpeel
+from stages.bijection import merge_latents, split_latents
 from stages.flow import check_size
 
 
@@ -53,8 +53,8 @@ def normalised(flow: Flow, noise: Tensor, deviation: float = 1.0) -> Tensor:
     ẑ = τ·(z − mean z)/std z for the channels of each level, as noise of temperature τ has them: an
     image that the stage would not draw has other ones. Shapes are kept.
     """
-    top, rest = peel(noise, flow.levels, flow.squeezed)
-    return unpeel(
+    top, rest = split_latents(noise, flow.levels, flow.squeezed)
+    return merge_latents(
         _normalised(top, deviation), [_normalised(z, deviation) for z in rest], flow.squeezed
     )
 

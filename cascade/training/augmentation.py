@@ -21,7 +21,7 @@ from cascade.stage import Stage, load_stage, weights_digest
 from cascade.transforms.pyramid import halve
 from cascade.utils.seeds import generator, image_digest
 from stages import InputError
-from stages.unwhitened import unwhitened
+from stages.flow import without_priors
 
 LIMIT = 2.0  # |y| beyond which an image counts as exploded; proper ones live in ±½
 
@@ -98,7 +98,7 @@ class Augmentation:
         _check_previous(stage, config)
         self.flow = stage.flow.requires_grad_(False)
         raw = config.augment.scaling == "raw"
-        self.stage = stage.replace(flow=unwhitened(self.flow)) if raw else stage
+        self.stage = stage.replace(flow=without_priors(self.flow)) if raw else stage
         self.weights = weights_digest(self.flow)
         self.block = -1
         self.pool: dict[tuple, tuple[Tensor, float, bool]] = {}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cascade.stage import load_weights, read_tensors, write_tensors
-from stages import InputError, Remark
+from stages import InputError, InputWarning
 
 COUNTS = ("step", "phase", "best", "skipped")
 
@@ -102,7 +102,7 @@ class States:
             except InputError as error:
                 self.damaged.add(file)
                 remark = f"{file} cannot be used ({error}); going back to the state before it"
-                warnings.warn(remark, Remark, stacklevel=2)
+                warnings.warn(remark, InputWarning, stacklevel=2)
                 continue
             return file, tensors, counts
         if files:

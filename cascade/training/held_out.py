@@ -17,7 +17,7 @@ from cascade.transforms.coding import coding
 from cascade.transforms.dequantise import density_bpd, expand_bits, quantise
 from cascade.utils.seeds import sample_noise
 from stages import Flow
-from stages.unwhitened import unwhitened
+from stages.flow import without_priors
 
 GRID = 8  # sample pictures show 8×8 images
 
@@ -55,7 +55,7 @@ class HeldOut:
         """
         found = {}
         for sigma in self.config.train.watch_sigmas:
-            for scaling, latents in (("whitened", flow), ("raw", unwhitened(flow))):
+            for scaling, latents in (("whitened", flow), ("raw", without_priors(flow))):
                 finite, exploded = self._reconstructed(latents, sigma)
                 found[f"not_finite_{scaling}_{sigma:g}"] = (~finite).double().mean().item()
                 found[f"exploded_{scaling}_{sigma:g}"] = exploded.double().mean().item()

@@ -32,7 +32,7 @@ class Learner:
         self.average = None
         torch.manual_seed(config.seed)
         self.loss = StageLoss(build(config)).to(accelerator.device)
-        self.loss.flow.keep(config.train.memory)
+        self.loss.flow.set_activation_memory(config.train.memory)
 
     @property
     def flow(self) -> Flow:

@@ -16,7 +16,7 @@ from cascade.config import StageConfig
 from cascade.data.batches import Batch
 from cascade.transforms.dequantise import density_bpd
 from stages import Flow
-from stages.superres import SuperResolution
+from stages.encoder import SuperResolution
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from stages import InputError, SaidElsewhere
+from stages import InputError, ReportedElsewhere
 
 Result = TypeVar("Result")
 
@@ -34,7 +34,7 @@ class Processes:
             messages = gather_object([error and str(error)])
             first = next((message for message in messages if message), None)
             if first:
-                raise (InputError if self.main else SaidElsewhere)(first) from error
+                raise (InputError if self.main else ReportedElsewhere)(first) from error
         elif error:
             raise error
         return result

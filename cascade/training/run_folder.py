@@ -20,7 +20,7 @@ FILES = (
 
 def is_stage(folder: Path) -> bool:
     """Whether training has written into a folder."""
-    return any((folder / name).exists() for name in (".lock", "model.safetensors"))
+    return any((folder / name).exists() for name in (".lock", *FILES[:1], "record.json"))
 
 
 class StageFolder:
@@ -59,7 +59,7 @@ class StageFolder:
     def release(self, discard: bool = False) -> None:
         """Let others have it; with ``discard``, it is gone if there was none before."""
         if self.lock:
+            self.lock.release()  # Windows removes no file that is open
             if discard and self.created:
                 shutil.rmtree(self.path)
-            self.lock.release()
             self.lock = None

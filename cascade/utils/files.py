@@ -26,19 +26,26 @@ def whole(file: str | Path) -> Iterator[Path]:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield aside
-            with open(aside, "rb") as written:
+            with open(aside, "rb+") as written:  # Windows flushes only what may be written
                 os.fsync(written.fileno())
             umask = os.umask(0)
             os.umask(umask)
             aside.chmod(0o666 & ~umask)
             os.replace(aside, file)
-            folder = os.open(file.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # or the new name may not outlast a power cut
-            finally:
-                os.close(folder)
+            _flush_name(file.parent)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def _flush_name(folder: Path) -> None:
+    """Flush a folder to disk, or a new name in it may not outlast a power cut."""
+    if os.name == "nt":
+        return  # Windows opens no folders, and writes their names at once
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -1,11 +1,13 @@
-"""One writer a folder."""
+"""One writer a folder, on every system."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from stages import InputError
 
@@ -19,19 +21,22 @@ class Lock:
 
     def __init__(self, folder: Path, doing: str = "trained"):
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / ".lock", "a+b", buffering=0)  # noqa: SIM115 (held on to)
+        self._lock, self._holder = FileLock(folder / ".lock"), folder / ".holder"
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            holder = self._file.read(200).decode(errors="replace").strip() or "another process"
-            self.release()
+            self._lock.acquire(timeout=0)
+        except Timeout:
             raise InputError(
-                f"{folder} is being {doing} by {holder}; wait for it, stop it, or write elsewhere"
+                f"{folder} is being {doing} by {self._held_by()}; wait for it, stop it, or write "
+                "elsewhere"
             ) from None
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+
+    def _held_by(self) -> str:
+        with suppress(OSError):  # it has just been taken, or given back
+            return self._holder.read_text("utf-8", errors="replace")[:200] or "another process"
+        return "another process"
 
     def release(self) -> None:
         """Let others have the folder."""
-        self._file.close()
+        self._holder.unlink(missing_ok=True)
+        self._lock.release()

@@ -23,7 +23,7 @@ from torch import distributed
 from cascade import Cascade, InputError
 from cascade.commands import INTERRUPTED
 from cascade.utils.files import check_writable, finite, whole
-from stages import Remark, SaidElsewhere
+from stages import InputWarning, ReportedElsewhere
 
 PLOTS = (".png", ".pdf", ".svg")  # what curves can be written as
 
@@ -49,7 +49,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         with notes():
             main()
-    except SaidElsewhere:
+    except ReportedElsewhere:
         sys.exit(2)
     except (InputError, OSError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
@@ -149,14 +149,14 @@ def notes() -> Iterator[None]:
     usual, seen = warnings.showwarning, set()
 
     def show(message: Warning, category: type[Warning], *place: object) -> None:
-        if not issubclass(category, Remark):
+        if not issubclass(category, InputWarning):
             usual(message, category, *place)
         elif str(message) not in seen and os.environ.get("RANK", "0") == "0":
             seen.add(str(message))
             say(f"note: {message}")
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", Remark)
+        warnings.simplefilter("always", InputWarning)
         warnings.showwarning = show
         yield
 
