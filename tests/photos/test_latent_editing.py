@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import ROOT, chdir
 from small_stages import small_stage, stage_folder
-from test_upscale import PYRAMIDS, photograph
+from test_upscaling import PYRAMIDS, photograph
 
 from cascade import InputError
 from cascade.photos.latent_editing import (

@@ -5,12 +5,11 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from conftest import run_tool
 from PIL import Image
 
 from cascade import Cascade
-from cascade.figures.grid import grid, named, save_moving
+from cascade.figures.grid import grid
 from cascade.figures.interpolation import walk
 
 STEP = 96 + 8  # pixels from one image of a sheet to the next
@@ -111,17 +110,6 @@ def test_training_curves(digits, tmp_path):
     assert {row["images"] for row in mine} == {"training", "validation"}
     by_name = {row["images"]: float(row["value"]) for row in mine if int(row["step"]) == 40}
     assert by_name == {"training": last["bpd"], "validation": last["validation_bpd"]}
-
-
-def test_names_stand_before_their_rows(tmp_path):
-    picture = grid(torch.full((6, 1, 8, 8), 128, dtype=torch.uint8), 2)
-    beside = named(picture, ["zero", "", "a long name"])
-    assert beside.height == picture.height and beside.width > picture.width + 60
-    names = np.asarray(beside.convert("L"))[:, : beside.width - picture.width]
-    first, second, third = (part.min() for part in np.array_split(names, 3))
-    assert first < 100 and second == 255 and third < 100
-    save_moving([picture, picture], tmp_path / "moving.webp", 80)
-    assert [file.name for file in tmp_path.iterdir()] == ["moving.webp"]
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,22 @@
 """The cascade as a user holds it, on a small one trained on real digits."""
 
+import math
 import shutil
 
 import pytest
 import torch
 from conftest import ROOT, TINY, run_tool
+from small_stages import random_cascade
 
 from cascade import Cascade, InputError
 from cascade.config import load_config
 from cascade.data import open_images
 from cascade.manifest import check_order
 from cascade.stage import read_tensors, write_tensors
-from cascade.transforms.dequantise import expand_bits
+from cascade.transforms.dequantise import centre, expand_bits, log_volume
 from cascade.transforms.pyramid import halve, halve_to
 from cascade.utils.chunks import CHUNK
+from cascade.utils.seeds import sample_noise
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +215,22 @@ def test_unconditional_base_under_conditional_stages(digits, images, tmp_path):
     for call in (lambda: base.sample(1, labels=[0]), lambda: base.log_prob(halve(x[:1]), [0])):
         with pytest.raises(InputError, match="no stage of this cascade uses them"):
             call()
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+@torch.no_grad()
+def test_what_was_drawn_is_scored_as_it_was_drawn(classes):
+    cascade, count = random_cascade("haar", classes), 3
+    labels = torch.arange(count) if classes else None
+    noises = [sample_noise(s.flow.shape, 0, i, 0, count) for i, s in enumerate(cascade.stages)]
+    columns, low, outside = 0, None, []
+    for stage, noise in zip(cascade.stages, noises, strict=True):
+        y = stage.run(stage.flow.decode, noise, low, labels)
+        outside.append((stage.coding.beyond(y) > 0).any())  # which rounding would move far
+        below = None if low is None else centre(low)
+        columns = columns + stage.flow.class_log_probs(y, below).double()
+        columns = columns - log_volume(y[0].numel())
+        low, _ = stage.coding.image(y, low)
+    assert any(outside)
+    expected = columns.logsumexp(1) - math.log(max(1, classes))
+    torch.testing.assert_close(cascade.drawn_log_prob(noises, labels), expected)

@@ -1,6 +1,6 @@
 """Run by tests under torchrun: what the optimiser gets in a stage's first step, to a file.
 
-python tests/first_gradients.py FILE CONFIG [key=value ...]
+python tests/training/first_gradients.py FILE CONFIG [key=value ...]
 """
 
 import sys

@@ -21,10 +21,8 @@ from PIL import Image
 from cascade import Cascade
 from cascade.config import load_config, save_config
 from cascade.data import open_images
-from cascade.evaluation.comparison import auroc
 from cascade.evaluation.scoring import Journal, Row
 from cascade.figures.heatmap import spent
-from cascade.likelihood import compose
 from cascade.stage import DTYPES, read_tensors, write_tensors
 from cascade.transforms.pyramid import halve_to
 from cascade.utils.lock import Lock
@@ -171,23 +169,6 @@ def test_what_is_not_finite_is_named(digits, tmp_path):
     done = run_tool("likelihood", tmp_path / "run", *FEW)
     assert done.returncode == 2 and "has no finite likelihood" in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-def test_prior_of_the_classes():
-    torch.manual_seed(0)
-    columns = [torch.randn(5, 3).double()]
-    weights = torch.tensor([0.2, 0.0, 0.8])
-    nats, posterior = compose(columns, None, weights)
-    expected = (columns[0].exp() * weights.double()).sum(1).log()
-    torch.testing.assert_close(nats[:, 0], expected, rtol=1e-6, atol=1e-6)
-    assert (posterior[:, 1] == -math.inf).all()
-
-
-def test_auroc():
-    ours, theirs = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0])
-    pairs = [(b > a) + 0.5 * (b == a) for a in ours.tolist() for b in theirs.tolist()]
-    assert auroc(ours, theirs) == pytest.approx(sum(pairs) / 6)
-    assert auroc(theirs, ours) == pytest.approx(1 - sum(pairs) / 6)
 
 
 def test_compare_prints_and_saves(digits, tmp_path):

@@ -17,7 +17,7 @@ from cascade.photos.typicality import recorded_bpd, typicality
 from cascade.photos.upscaling import Tiling, lowered, mirrored, upscale
 from cascade.stage import load_stage
 from cascade.transforms.dequantise import centre, density_bpd
-from cascade.utils.seeds import generator, noise_window
+from cascade.utils.seeds import generator
 from stages.gaussian import log_normal
 
 PYRAMIDS = {  # overrides of configs/photos/srf2x.yaml
@@ -37,16 +37,6 @@ def photograph(height: int, width: int, channels: int = 3) -> torch.Tensor:
     rows, columns = torch.arange(height)[:, None], torch.arange(width)
     waves = [torch.sin(rows / (3.0 + c)) + torch.cos(columns / (4.0 + c)) for c in range(channels)]
     return (128 + 50 * torch.stack(waves)).to(torch.uint8)
-
-
-def test_a_noise_field_is_one_through_every_window():
-    field = noise_window(2, range(-70, 130), range(-5, 80), "key")
-    assert field.shape == (2, 200, 85)
-    assert torch.equal(noise_window(2, range(60, 75), range(0, 66), "key"), field[:, 130:145, 5:71])
-    assert not torch.equal(
-        noise_window(2, range(60, 75), range(0, 66), "other"), field[:, :15, :66]
-    )
-    assert field.mean().abs() < 0.02 and (field.std() - 1).abs() < 0.02
 
 
 def test_mirrored():

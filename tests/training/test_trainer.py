@@ -177,7 +177,7 @@ def test_gradients_of_two_processes_are_those_of_the_joined_batch(few_digits, tm
     one = first_gradients(trainer(few_digits, tmp_path / "one"))
     overrides = [*FEW, f"data.name={few_digits}", f"out={tmp_path / 'two'}"]
     done = launch(
-        "torchrun", "--standalone", "--nproc_per_node", "2", "tests/first_gradients.py",
+        "torchrun", "--standalone", "--nproc_per_node", "2", "tests/training/first_gradients.py",
         tmp_path / "two.safetensors", SRF16, *overrides, "train.accumulate=2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from cascade.transforms.bicubic import TAPS
 from cascade.transforms.dequantise import centre, dequantise, expand_bits, quantise, reduce_bits
 from cascade.transforms.pyramid import halve, halve_to, pyramid
-from cascade.utils.seeds import image_noise, sample_noise, uniform
 from stages import InputError
 
 
@@ -73,19 +72,3 @@ def test_every_value_survives(bits):
 def test_quantise_clips_and_survives_what_is_not_finite():
     y = torch.tensor([-9.0, 9.0, float("inf"), float("-inf"), float("nan")])
     assert quantise(y).tolist() == [0, 255, 255, 0, 128]
-
-
-def test_noise_belongs_to_the_image():
-    images = torch.randint(0, 256, (5, 1, 4, 4), dtype=torch.uint8)
-    noise = image_noise(images, (1, 4, 4), 0, 1, 2)
-    assert torch.equal(image_noise(images.flip(0), (1, 4, 4), 0, 1, 2), noise.flip(0))
-    for other in ((1, 1, 2), (0, 0, 2), (0, 1, 0)):
-        assert not torch.equal(image_noise(images, (1, 4, 4), *other), noise)
-    assert torch.equal(sample_noise((2, 3), 7, 0, 4, 6), sample_noise((2, 3), 7, 0, 0, 10)[4:])
-
-
-def test_uniform_noise_is_uniform():
-    noise = uniform((100_000,), torch.Generator().manual_seed(0))
-    assert noise.min() > 0 and noise.max() < 1
-    assert noise.mean() == pytest.approx(0.5, abs=0.005)
-    assert noise.var() == pytest.approx(1 / 12, abs=0.002)

@@ -10,7 +10,6 @@ from cascade.evaluation import distances, features
 from cascade.evaluation.distances import compare, frechet_distance, kernel_distance, neighbourhoods
 from cascade.evaluation.features import INCEPTION, INCEPTION_SHA256, FeatureNet, inception, scripted
 from cascade.evaluation.image_metrics import bicubic, mean_squares, psnr, ssim
-from cascade.utils.distributed import spread
 from stages import InputError
 
 
@@ -97,14 +96,6 @@ def test_halves_of_one_set_are_near_and_few_images_are_refused():
     assert abs(halves["kernel"]) < apart["kernel"] / 20
     with pytest.raises(InputError, match="6 images of either kind, got 5"):
         compare(table[:5], other)
-
-
-def test_spread_gives_every_row_once():
-    def rows_of(first, number):
-        return [torch.arange(first, first + number)[:, None]]
-
-    for batch in (1, 4, 10, 64):
-        assert spread(rows_of, 10, batch)[0].flatten().tolist() == list(range(10))
 
 
 class StandIn(nn.Module):

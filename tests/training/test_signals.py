@@ -12,8 +12,6 @@ import pytest
 from conftest import ROOT, TINY, run_tool
 
 from cascade.training.checkpoints import States
-from cascade.utils.lock import Lock
-from stages import InputError
 
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
 BIN = Path(sys.executable).parent
@@ -98,14 +96,6 @@ def test_a_lost_process_ends_the_run_with_a_clear_error(tmp_path, few_digits):
     assert process.returncode != 0 and time.monotonic() - lost < 60
     assert "error: lost another process of this run at step" in output
     assert "is whole, and the same command continues from it" in output
-
-
-def test_one_writer_a_folder(tmp_path):
-    first = Lock(tmp_path / "stage")
-    with pytest.raises(InputError, match=f"is being trained by process {os.getpid()} on"):
-        Lock(tmp_path / "stage")
-    first.release()
-    Lock(tmp_path / "stage").release()
 
 
 TOOLS = sorted(file.stem for file in (ROOT / "tools").glob("*.py"))

@@ -1,0 +1,32 @@
+"""Noise is a function of what it is for."""
+
+import pytest
+import torch
+
+from cascade.utils.seeds import image_noise, noise_window, sample_noise, uniform
+
+
+def test_noise_belongs_to_the_image():
+    images = torch.randint(0, 256, (5, 1, 4, 4), dtype=torch.uint8)
+    noise = image_noise(images, (1, 4, 4), 0, 1, 2)
+    assert torch.equal(image_noise(images.flip(0), (1, 4, 4), 0, 1, 2), noise.flip(0))
+    for other in ((1, 1, 2), (0, 0, 2), (0, 1, 0)):
+        assert not torch.equal(image_noise(images, (1, 4, 4), *other), noise)
+    assert torch.equal(sample_noise((2, 3), 7, 0, 4, 6), sample_noise((2, 3), 7, 0, 0, 10)[4:])
+
+
+def test_uniform_noise_is_uniform():
+    noise = uniform((100_000,), torch.Generator().manual_seed(0))
+    assert noise.min() > 0 and noise.max() < 1
+    assert noise.mean() == pytest.approx(0.5, abs=0.005)
+    assert noise.var() == pytest.approx(1 / 12, abs=0.002)
+
+
+def test_a_noise_field_is_one_through_every_window():
+    field = noise_window(2, range(-70, 130), range(-5, 80), "key")
+    assert field.shape == (2, 200, 85)
+    assert torch.equal(noise_window(2, range(60, 75), range(0, 66), "key"), field[:, 130:145, 5:71])
+    assert not torch.equal(
+        noise_window(2, range(60, 75), range(0, 66), "other"), field[:, :15, :66]
+    )
+    assert field.mean().abs() < 0.02 and (field.std() - 1).abs() < 0.02
