@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from cascade.utils.seeds import image_noise, noise_window, sample_noise, uniform
+from cascade.utils.seeds import (
+    generator,
+    image_digest,
+    image_noise,
+    noise_window,
+    sample_noise,
+    uniform,
+)
 
 
 def test_noise_belongs_to_the_image():
@@ -30,3 +37,20 @@ def test_a_noise_field_is_one_through_every_window():
         noise_window(2, range(60, 75), range(0, 66), "other"), field[:, :15, :66]
     )
     assert field.mean().abs() < 0.02 and (field.std() - 1).abs() < 0.02
+
+
+def test_a_generator_is_a_function_of_its_parts():
+    def first(*parts):
+        return torch.randint(0, 2**62, (1,), generator=generator(*parts)).item()
+
+    torch.manual_seed(0)
+    found = [first(*parts) for parts in ((), (1,), ("1",), (b"1",), (1, 2), (12,), (2, 1))]
+    assert len(set(found)) == len(found)
+    torch.manual_seed(1)
+    assert first(1, 2) == found[4]
+
+
+def test_a_digest_is_of_the_values_however_they_lie():
+    image = torch.arange(24, dtype=torch.uint8).reshape(2, 3, 4)
+    turned = image.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    assert image_digest(turned) == image_digest(image) != image_digest(image + 1)
