@@ -255,7 +255,10 @@ def test_folded_equals_unfolded(matrix):
 
 
 def test_what_is_kept_in_evaluation_follows_the_weights():
-    """After a step, a load, a move or a new tensor, an evaluation is that of the new weights."""
+    """After a step, a load, a move or a new tensor, an evaluation is that of the new weights.
+
+    `stages.memo` keeps what is made of them.
+    """
     flow, other, third = (randomise(glow((1, 8, 8), **SMALL), 0.1, seed) for seed in range(3))
     x = torch.rand(2, 1, 8, 8, dtype=torch.float64) - 0.5
 

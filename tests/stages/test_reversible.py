@@ -8,8 +8,12 @@ from conftest import ROOT, TINY, launch, randomise, run_tool
 from torch import Tensor, nn
 
 from cascade.stage import read_tensors
-from stages import StageLoss, convolve, glow, srflow
+from stages import convolve, glow, srflow
+from stages.bijection import compose
 from stages.coupling import Coupling
+from stages.flow import StageLoss
+from stages.reversible import rewindable
+from stages.scale import scale_law
 
 SMALL = {"levels": 2, "width": 8}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 2}
@@ -76,6 +80,19 @@ def test_reversible_keeps_as_much_of_an_image_at_any_depth():
             kept[memory, steps] = two - one  # weights are kept as well
     assert kept["store", 16] > 5 * kept["store", 2]
     assert kept["reversible", 16] == kept["reversible", 2]
+
+
+def test_rewinding_gives_what_composing_gives():
+    parts = [randomise(Coupling(6, 8, scale_law("sigmoid", 0.5)), 0.2, seed) for seed in range(3)]
+    found = []
+    for apply in (compose, rewindable):
+        x = torch.linspace(-1, 1, 2 * 6 * 4 * 4).double().reshape(2, 6, 4, 4).requires_grad_()
+        z, log_det = apply(x, parts, [()] * 3)
+        weights = [weight for part in parts for weight in part.parameters()]
+        loss = z.square().sum() + log_det.sum()
+        found.append([z, log_det, *torch.autograd.grad(loss, [x, *weights])])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-9)
 
 
 def reversible(name: str) -> tuple[StageLoss, tuple[Tensor | None, ...]]:

@@ -1,6 +1,5 @@
 """How a run ends before its time: asked to, orphaned, bereft of a process, or kept out."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from conftest import ROOT, TINY, run_tool
 
 from cascade.training.checkpoints import States
+from cascade.training.signals import stop_requests
 
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
 BIN = Path(sys.executable).parent
@@ -98,16 +98,11 @@ def test_a_lost_process_ends_the_run_with_a_clear_error(tmp_path, few_digits):
     assert "is whole, and the same command continues from it" in output
 
 
-TOOLS = sorted(file.stem for file in (ROOT / "tools").glob("*.py"))
-
-
-@pytest.mark.parametrize("tool", TOOLS)
-def test_ctrl_c_during_the_imports_is_quiet(tmp_path, tool):
-    """A torch that interrupts its own import stands for a user who does."""
-    stop = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
-    (tmp_path / "torch.py").write_text(stop)
-    done = subprocess.run(
-        [sys.executable, f"tools/{tool}.py"], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
-    )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_is_seen_and_handlers_are_put_back(number):
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    with stop_requests() as asked:
+        assert not asked()
+        signal.raise_signal(number)
+        assert asked() and asked()
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before

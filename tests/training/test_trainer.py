@@ -200,6 +200,7 @@ def test_other_precision_memory_and_permutation_learn_alike(few_digits, tmp_path
 
 
 def test_trackers_and_model_card(few_digits, tmp_path):
+    """What `cascade.training.model_card` writes is what happened, and its command does it again."""
     run = trainer(few_digits, tmp_path / "run", "train.trackers=[tensorboard]", "train.log_every=1")
     assert run.run()
     events = EventAccumulator(str(run.out / "logs" / "csrflow")).Reload()
