@@ -19,7 +19,7 @@ from cascade.stage import Stage, load_stage, per_stage
 from cascade.transforms.dequantise import expand_bits, log_volume, reduce_bits
 from cascade.transforms.pyramid import halve_to, pyramid
 from cascade.utils.non_finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
-from cascade.utils.seeds import sample_noise
+from cascade.utils.seeds import sample_noise, whole_number
 from stages import InputError, Remark
 
 SAMPLES_JUDGED = 64  # fresh samples, for their consistency and how often they are clipped
@@ -48,9 +48,11 @@ class Cascade:
     """
 
     def __init__(self, stages: Sequence[Stage], pyramid: str | None = None):
+        if not stages:
+            raise InputError("a cascade needs at least one stage")
         check_order([(stage.name, stage.config) for stage in stages], pyramid)
         for below, above in itertools.pairwise(stages):
-            learned_from = above.config.augment.digest
+            learned_from = above.record.previous
             if above.config.augment.sigma and learned_from != below.digest:
                 warnings.warn(
                     f"{above.name} was trained on low images disturbed by another stage than "
@@ -67,7 +69,7 @@ class Cascade:
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of labels: numbers where training knew no names."""
-        known = next((s.config.data.classes for s in self.stages if s.classes), [])
+        known = next((s.record.classes for s in self.stages if s.classes), [])
         return [*known, *map(str, range(len(known), self.classes))]
 
     @classmethod
@@ -134,6 +136,7 @@ class Cascade:
         """
         if num < 1:
             raise InputError(f"draw at least one sample, not {num}")
+        seed = whole_number(seed, "seed")
         temperatures = per_stage(temperature, len(self.stages))
         if labels is None and self.classes:
             labels = torch.arange(first, first + num) % self.classes
@@ -282,6 +285,9 @@ class Cascade:
 
         Raises `InputError` where no image of a stage is finite.
         """
+        shapes = [stage.flow.shape for stage in self.stages]
+        if [tuple(noise.shape[1:]) for noise in noises] != shapes or len({*map(len, noises)}) != 1:
+            raise InputError(f"decode takes a noise a stage, of shapes (N, *shape): {shapes}")
         labels = self.needed_labels(labels, len(noises[0]))
         low, found = None, []
         for stage, noise in zip(self.stages, noises, strict=True):
@@ -300,6 +306,8 @@ class Cascade:
 
     def levels(self, images: Tensor) -> list[Tensor]:
         """Every stage's image of full images (N, C, H, W), base first, in the cascade's bits."""
+        if not isinstance(images, Tensor):
+            raise InputError(f"images are a torch.Tensor, got {type(images).__name__}")
         wrong = images.dtype != torch.uint8 or tuple(images.shape[1:]) != tuple(self.shape)
         if wrong or not len(images):
             raise InputError(
@@ -314,7 +322,13 @@ class Cascade:
             return None
         if not self.classes:
             raise InputError("labels were given, but no stage of this cascade uses them")
-        labels = torch.as_tensor(labels, dtype=torch.int64)
+        try:
+            given = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError):
+            raise InputError(f"labels are whole numbers, one an image, got {labels!r}") from None
+        if given.numel() and (given.is_floating_point() or given.dtype == torch.bool):
+            raise InputError(f"labels are whole numbers, got {given.dtype}")
+        labels = given.to(torch.int64)
         if labels.shape != (count,):
             raise InputError(f"{count} images need {count} labels, got {tuple(labels.shape)}")
         if count and not (labels.min() >= 0 and labels.max() < self.classes):

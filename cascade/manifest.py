@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cascade.config import StageConfig, load_config
+from cascade.config import StageConfig, load_saved
 from cascade.utils.files import whole
 from cascade.utils.yaml_files import first_line, read_yaml
 from stages import InputError
@@ -66,7 +66,7 @@ def check_order(stages: Sequence[tuple[str, StageConfig]], pyramid: str | None =
     ``pyramid`` is the one all of them must have, where something else has named it.
     """
     first, base = stages[0]
-    if base.model.kind != "glow":
+    if base.upsamples:
         half = base.data.size // 2
         raise InputError(
             f"the first stage must be a Glow; {first} is an SRFlow and needs "
@@ -86,7 +86,7 @@ def check_chain(stages: Sequence[tuple[str, StageConfig]], pyramid: str | None =
                 "low images of one cascade all come from one pyramid"
             )
     for (below, low), (name, high) in itertools.pairwise(stages):
-        if high.model.kind != "srflow":
+        if not high.upsamples:
             raise InputError(f"stage {name} is a Glow; only the first stage may be one")
         if high.data.size != 2 * low.data.size:
             raise InputError(
@@ -133,5 +133,5 @@ def _trained_beside(parent: Path) -> dict[str, StageConfig]:
     found = {}
     for weights in sorted(parent.glob("*/model.safetensors")):
         with suppress(InputError):  # a folder of something else is nothing to us
-            found[weights.parent.name] = load_config(weights.parent / "config.yaml")
+            found[weights.parent.name] = load_saved(weights.parent)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cascade.config import GlowModel, StageConfig, load_config
+from cascade.config import StageConfig, load_saved
+from cascade.record import Record, load_record
 from cascade.transforms.coding import Coding, coding
 from cascade.transforms.dequantise import centre
 from cascade.utils.chunks import CHUNK, in_chunks
@@ -64,12 +65,10 @@ def _built(config: StageConfig) -> Flow:
     options = {f.name: getattr(model, f.name) for f in fields(model)}
     options = {key: value for key, value in options.items() if key not in NOT_OF_THE_FLOW}
     shape = (data.channels, data.size, data.size)
-    if isinstance(model, GlowModel):
-        flow = glow(shape, **options)
-    else:
+    if config.upsamples:
         told = config.augment.condition
-        flow = srflow(shape, details=model.pyramid == "haar", told_sigma=told, **options)
-    return channels_last(flow)
+        return channels_last(srflow(shape, details=config.of_details, told_sigma=told, **options))
+    return channels_last(glow(shape, **options))
 
 
 def channels_last(flow: Flow) -> Flow:
@@ -87,6 +86,7 @@ class Stage:
     name: str
     config: StageConfig
     flow: Flow
+    record: Record = field(default_factory=Record)  # what its training found out
     digest: str = ""  # SHA-256 of its weights file
     autocast: bool = False  # whether its nets run in bfloat16
     chunk: int = CHUNK  # images that it sees at once
@@ -168,18 +168,25 @@ def load_stage(
         raise InputError(f"no stage folder {folder}")
     if not weights.is_file():
         raise InputError(f"stage folder {folder} has no model.safetensors; train the stage first")
-    config, tensors = load_config(folder / "config.yaml"), read_tensors(weights)
+    config, record, tensors = load_saved(folder), load_record(folder), read_tensors(weights)
     check_architecture(config, tensors, weights)
     flow = _built(config)
     load_weights(flow, tensors, weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     flow = flow.to(device, DTYPES[dtype]).eval()
-    return Stage(folder.resolve().name, config, flow, digest, dtype == "bfloat16")
+    return Stage(folder.resolve().name, config, flow, record, digest, dtype == "bfloat16")
 
 
 def per_stage(temperature: float | Sequence[float], count: int) -> list[float]:
     """One temperature a stage, from one for all of them or from as many as there are stages."""
-    given = [temperature] if isinstance(temperature, int | float) else list(temperature)
+    try:
+        several = not isinstance(temperature, str) and hasattr(temperature, "__len__")
+        several = several and getattr(temperature, "ndim", 1) > 0
+        given = [float(t) for t in temperature] if several else [float(temperature)]
+    except (TypeError, ValueError):
+        raise InputError(
+            f"a temperature is a number, or one a stage, got {temperature!r}"
+        ) from None
     if len(given) not in (1, count):
         raise InputError(f"{len(given)} temperatures for {count} stages")
     if not all(0 <= t < math.inf for t in given):

@@ -28,7 +28,7 @@ def normflows_glow(config: StageConfig, x: Tensor) -> nn.Module:
         import normflows as nf
     except ImportError:
         raise InputError("--against normflows needs: pip install 'csrflow[bench]'") from None
-    if config.model.kind != "glow" or config.model.classes:
+    if config.upsamples or config.model.classes:
         raise InputError("--against normflows is for a Glow without classes")
     levels, channels, size = config.model.levels, config.data.channels, config.data.size
     bases, flows, merges = [], [], []
@@ -62,7 +62,7 @@ def plain_srflow(config: StageConfig) -> Flow:
     every step; actnorm and 1×1 are two maps, each with its own determinant and inverse.
     """
     model = config.model
-    if model.kind != "srflow" or model.pyramid == "haar" or model.conditional_prior:
+    if not config.upsamples or config.of_details or model.conditional_prior:
         raise InputError(
             "--against plain is for an SRFlow with model.pyramid=bicubic and no conditional_prior"
         )

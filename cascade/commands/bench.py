@@ -35,6 +35,8 @@ RATIOS = {
 
 def main() -> None:
     args = parse()
+    if args.memory and args.json:
+        raise InputError("--memory prints one number: --json does nothing with it, leave it out")
     cli.check_outputs([args.json], args.force)
     config = load_config(args.config, args.overrides)
     device = torch.device(cli.device_of(args))

@@ -36,10 +36,11 @@ Advance = Callable[[int], None]
 
 def main() -> None:
     args = parse()
+    check_together(args)
     sweep = settings(args.temperature)
     picture = args.out if len(sweep) > 1 else None
     cli.check_outputs([args.json, picture], args.force)
-    cli.check_picture(picture)
+    cli.check_plot(picture)
     curves = drawing() if picture else None
     state = PartialState(cpu=not torch.cuda.is_available())
     args.device = args.device or state.device
@@ -58,10 +59,10 @@ def main() -> None:
     result |= origin(cascade, source, indices, args, state)
     (show_pairs if args.super_resolution else show_samples)(result)
     say_origin(result)
-    if curves:
-        draw_sweep(result, curves, picture)
     if args.json:
         cli.write_json(result, args.json)
+    if curves:
+        draw_sweep(result, curves, picture)
 
 
 def parse() -> argparse.Namespace:
@@ -72,7 +73,7 @@ def parse() -> argparse.Namespace:
         help="score every stage's resolution too; with names, of these stages, base first",
     )  # fmt: skip
     add_data_arguments(parser)
-    parser.add_argument("--num", type=cli.positive, default=50_000, help="samples to draw")
+    parser.add_argument("--num", type=cli.positive, help="samples to draw (default: 50,000)")
     parser.add_argument(
         "--temperature", default="1.0", help="0.8, one a stage 0.9,0.8, or a sweep 0.7:1.0:0.05"
     )
@@ -83,9 +84,22 @@ def parse() -> argparse.Namespace:
         "--super-resolution", type=cli.positive, metavar="FACTOR",
         help="score images made so many times smaller and raised again",
     )  # fmt: skip
-    parser.add_argument("--samples", type=cli.positive, default=4, help="of each low image")
+    parser.add_argument("--samples", type=cli.positive, help="of each low image (default: 4)")
     parser.add_argument("--lpips", metavar="FILE.pt", help="a TorchScript net of two images")
     return parser.parse_args()
+
+
+def check_together(args: argparse.Namespace) -> None:
+    """Raise `InputError` for options that would do nothing; put in the defaults of the others."""
+    of_samples = ("num", "inception", "features", "stats_dir", "stages")
+    of_pairs = ("samples", "lpips")
+    idle = of_samples if args.super_resolution else of_pairs
+    given = [f"--{name.replace('_', '-')}" for name in idle if getattr(args, name)]
+    if given and args.super_resolution:
+        raise InputError(f"{', '.join(given)} do nothing with --super-resolution: leave them out")
+    if given:
+        raise InputError(f"{', '.join(given)} need --super-resolution FACTOR")
+    args.num, args.samples = args.num or 50_000, args.samples or 4
 
 
 def add_net_arguments(parser: argparse.ArgumentParser) -> None:
@@ -228,7 +242,7 @@ def origin(
 def drawing() -> Callable[..., None]:
     """How curves are drawn; `InputError` where matplotlib is not installed."""
     try:
-        from plots import curves
+        from cascade.figures.plots import curves
     except ImportError:
         raise InputError("a sweep needs matplotlib: pip install 'csrflow[scores]'") from None
     return curves

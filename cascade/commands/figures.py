@@ -23,10 +23,11 @@ from cascade.commands.shared.figures_of_measurements import (
     draw_stability,
     draw_training,
 )
+from cascade.config.sigma import LARGEST
 from cascade.data import SPLITS
 from cascade.utils.files import CSV, whole
 
-STILL, MOVING = (".png", ".pdf", ".svg"), (".gif", ".webp")
+MOVING = (".gif", ".webp")
 FIGURES = {
     "reconstructions": (draw_reconstructions, "a stage's images as noise on latents rises"),
     "failures": (draw_failures, "noisy reconstructions that failed, through training"),
@@ -62,9 +63,10 @@ OF_REAL_IMAGES = (
 def main() -> None:
     args = parse()
     numbers = str(Path(args.out).with_suffix(".csv"))
-    suffixes = MOVING if args.figure == "walk" else STILL
-    if Path(args.out).suffix not in suffixes:
-        raise InputError(f"{args.out} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}")
+    if args.figure != "walk":
+        cli.check_plot(args.out)
+    elif Path(args.out).suffix not in MOVING:
+        raise InputError(f"{args.out} must end in {' or '.join(MOVING)}")
     cli.check_outputs([args.out, numbers], args.force)
     draw, _ = FIGURES[args.figure]
     rows = draw(args)
@@ -121,6 +123,6 @@ def _add_cascade_arguments(figure: argparse.ArgumentParser, name: str) -> None:
 
 def numbers_of(text: str) -> list[float]:
     values = [float(part) for part in text.split(",")]
-    if not all(0 <= value < float("inf") for value in values):
-        raise argparse.ArgumentTypeError(f"{text} must be numbers not below 0")
+    if not all(0 <= value <= LARGEST for value in values):
+        raise argparse.ArgumentTypeError(f"{text} must be numbers from 0 to {LARGEST:g}")
     return values

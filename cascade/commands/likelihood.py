@@ -129,13 +129,13 @@ def label_treatment(
         raise InputError(f"--label-mode given, but {args.data} has no labels of these classes")
     if args.label_mode == "given" or args.prior == "uniform":
         return args.label_mode, None
-    counts = next((s.config.data.counts for s in cascade.stages if s.config.data.counts), None)
+    counts = next((s.record.counts for s in cascade.stages if s.record.counts), None)
     if counts is None:
         raise InputError("--prior empirical, but the stages do not know their training labels")
-    if len(counts) != cascade.classes or min(counts) < 0 or not sum(counts):
+    if len(counts) != cascade.classes or not sum(counts):
         raise InputError(
-            f"--prior empirical, but data.counts of the stages' config.yaml does not count the "
-            f"images of {cascade.classes} classes: {len(counts)} numbers, {sum(counts)} images"
+            f"--prior empirical, but the stages' record.json does not count the images of "
+            f"{cascade.classes} classes: {len(counts)} numbers, {sum(counts)} images"
         )
     return "marginal", tuple(count / sum(counts) for count in counts)
 

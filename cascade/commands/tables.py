@@ -38,6 +38,7 @@ def main() -> None:
         cli.check_outputs([str(out)], args.force)
     state = PartialState(cpu=not torch.cuda.is_available())
     args.device = args.device or state.device
+    cli.device_of(args)
     net = feature_net(args)
     missing = [part for part in stages(table) if not part.trained(table)]
     if args.train and not train(missing, table, state):
@@ -53,7 +54,8 @@ def main() -> None:
     if not state.is_main_process:
         return
     if scored:
-        cli.say(out.read_text("utf-8"))
+        for line in out.read_text("utf-8").splitlines():
+            cli.say(line)
         cli.say(f"{out} holds the table, {known} every score")
     undone = [part for part in missing if not part.trained(table)]
     if undone:
@@ -69,7 +71,8 @@ def read_entries(known: Path) -> list[Entry]:
         found = json.loads(known.read_text("utf-8"))
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+    needed = {"of", "size", "frechet"}
+    if not isinstance(found, list) or not all(needed <= set(entry or ()) for entry in found):
         raise InputError(f"{known} is damaged: it holds no list of scores; --force scores again")
     return found
 

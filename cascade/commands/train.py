@@ -31,7 +31,7 @@ def main() -> None:
         train_all.show(found) if args.dry_run else train_all.train(found)
         return
     config = load_config(args.config, args.overrides)
-    cli.check_outputs([args.json], force=True)  # here --force is about the stage
+    cli.check_outputs([args.json, config.out], force=True)  # here --force is about the stage
     if args.dry_run:
         cli.say(description(config))
         return
@@ -49,12 +49,15 @@ def main() -> None:
             last.update(metrics)
             bar.update(task, completed=step, figures=figures(metrics))
             for name in ("bpd", "l1"):
-                held_out = metrics.get(f"{trainer.held_out.split}_{name}")
+                held_out = metrics.get(f"{trainer.data.held_out.split}_{name}")
                 if held_out is not None:
                     line = f"step {step}: {figures(metrics)}, {held_out:.3f} {name} held out"
                     bar.console.print(line)
 
         finished = trainer.run(watch)
+    if trainer.progress.skipped:
+        skipped = f"{trainer.progress.skipped} of {trainer.step} steps were skipped as not finite"
+        cli.say(f"note: {skipped}; {trainer.out}/metrics.jsonl says which")
     if args.json:
         cli.write_json({"out": config.out, "finished": finished, **last}, args.json)
     if finished:

@@ -1,6 +1,6 @@
 """The configuration of one stage: what it holds, how it is read, what it must fulfil."""
 
-from cascade.config.reading import load_config, save_config
+from cascade.config.reading import load_config, load_saved, save_config
 from cascade.config.schema import (
     KINDS,
     Augment,
@@ -22,5 +22,6 @@ __all__ = [
     "StageConfig",
     "Train",
     "load_config",
+    "load_saved",
     "save_config",
 ]

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from cascade.config.schema import KINDS, StageConfig
+from cascade.config.schema import FORMAT, KINDS, StageConfig
 from cascade.config.shipped import find_config, shipped_names
 from cascade.config.validation import check
 from cascade.utils.files import whole
@@ -20,17 +20,36 @@ from cascade.utils.yaml_files import first_line, read_yaml
 from stages import InputError, Remark
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
+def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
     """Read a stage's YAML file, apply ``key=value`` overrides, and check the result.
 
-    Raises `InputError` for a missing file, a key that no stage of this kind has (with the nearest
-    one that it has), a value of the wrong type, or one that cannot work.
+    ``name`` is a file, or that of a shipped configuration. Raises `InputError` for a missing file,
+    a key that no stage of this kind has (with the nearest one that it has), a value of the wrong
+    type, or one that cannot work.
     """
+    return _read(find_config(name), overrides)
+
+
+def load_saved(folder: Path) -> StageConfig:
+    """The configuration in a stage folder; `InputError` where another format wrote it."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"stage folder {folder} has no config.yaml; train the stage again")
+    return _read(path, (), saved=True)
+
+
+def _read(path: Path, overrides: Sequence[str], saved: bool = False) -> StageConfig:
     for override in overrides:
         if "=" not in override:
             raise InputError(f"{override!r} is not of the form key=value")
     try:
-        given, changes = read_yaml(find_config(path)), OmegaConf.from_dotlist(list(overrides))
+        given, changes = read_yaml(path), OmegaConf.from_dotlist(list(overrides))
+        written = given.get("format", 1 if saved else FORMAT)
+        if written != FORMAT:
+            raise InputError(
+                f"{path} is of format {written}, this version of csrflow reads format {FORMAT}: "
+                "train the stage again, or use the version that wrote it"
+            )
         augment, sigma = given.get("augment"), OmegaConf.select(changes, "augment.sigma")
         if sigma is not None and isinstance(augment, DictConfig):
             augment.pop("sigma", None)  # a schedule is replaced, not added to

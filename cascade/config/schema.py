@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+FORMAT = 2  # of stage folders; 1 was that of 0.1.0
+
 
 @dataclass
 class Data:
@@ -20,9 +22,6 @@ class Data:
     skip_bad: bool = False  # leave unreadable images out, and say how many
     allow_overlap: bool = False  # held-out images may be training images too
     root: str = "data"  # where downloads go
-    classes: list[str] = field(default_factory=list)  # their names, filled in by training
-    counts: list[int] = field(default_factory=list)  # training images a class, likewise
-    fingerprint: str = ""  # SHA-256 of the training images, likewise
 
 
 @dataclass
@@ -101,7 +100,6 @@ class Augment:
     condition: bool = False  # whether the stage is told each image's sigma
     refresh: int = 1  # steps for which an image's disturbed version is kept
     limit: float = 2.0  # |y| beyond which an image counts as exploded; images live in ±½
-    digest: str = ""  # SHA-256 of the previous stage's weights, filled in by training
 
 
 @dataclass
@@ -112,6 +110,17 @@ class StageConfig:
     model: Model = field(default_factory=Model)
     train: Train = field(default_factory=Train)
     augment: Augment = field(default_factory=Augment)
+    format: int = FORMAT  # of the stage folder, which another version of this package may not read
+
+    @property
+    def upsamples(self) -> bool:
+        """Whether the stage makes images from ones of half their size: an SRFlow, not a Glow."""
+        return isinstance(self.model, SRFlowModel)
+
+    @property
+    def of_details(self) -> bool:
+        """Whether the stage models Haar details in place of pixels."""
+        return self.upsamples and self.model.pyramid == "haar"
 
 
 KINDS = {"glow": GlowModel, "srflow": SRFlowModel}

@@ -10,6 +10,7 @@ import torch
 from cascade.utils.seeds import uniform
 from stages import InputError
 
+LARGEST = 1e6  # a deviation of noise beside latents whose own is 1
 Sigma = float | Sequence[float] | Mapping[int, float]
 
 
@@ -45,11 +46,11 @@ def check_sigma(sigma: Sigma) -> None:
         values, fits = list(sigma), len(sigma) == 2
     else:
         values, fits = [sigma], True
-    numbers = all(type(v) in (int, float) and 0 <= v < float("inf") for v in values)
+    numbers = all(type(v) in (int, float) and 0 <= v <= LARGEST for v in values)
     if not fits or not numbers or (isinstance(sigma, Sequence) and values[0] > values[1]):
         raise InputError(
-            "augment.sigma is a number not below 0, a range [least, most] to draw from, or a "
-            f"schedule {{step: sigma, ...}}; got {sigma}"
+            f"augment.sigma is a number from 0 to {LARGEST:g}, a range [least, most] to draw from, "
+            f"or a schedule {{step: sigma, ...}}; got {sigma}"
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade.config.schema import StageConfig
-from cascade.config.sigma import check_sigma
+from cascade.config.sigma import LARGEST, check_sigma
 from stages import InputError
 
 TRACKERS = ("tensorboard", "wandb")
@@ -82,9 +82,15 @@ def check(config: StageConfig) -> None:
         ("data.channels", data.channels in (1, 3), "be 1 or 3"),
         ("train.ema", 0 <= train.ema < 1, "lie in [0, 1)"),
         ("seed", 0 <= config.seed < 2**63, "be a whole number from 0, below 2^63"),
-        ("train.lr", train.lr > 0, "be above 0"),
-        ("train.weight_decay", train.weight_decay >= 0, "not be below 0"),
-        ("train.pretrain_lr", train.pretrain_lr > 0, "be above 0"),
+        ("model.class_weight", 0 <= config.model.class_weight <= 1e6, "lie in [0, 10^6]"),
+        ("train.lr", 0 < train.lr <= 1000, "lie above 0, up to 1000"),
+        ("train.weight_decay", 0 <= train.weight_decay <= 1000, "lie in [0, 1000]"),
+        ("train.pretrain_lr", 0 < train.pretrain_lr <= 1000, "lie above 0, up to 1000"),
+        (
+            "train.watch_sigmas",
+            all(0 <= sigma <= LARGEST for sigma in train.watch_sigmas),
+            f"lie in [0, {LARGEST:g}]",
+        ),
         ("train.clip", train.clip > 0, "be above 0"),
         (
             "train.trackers",
@@ -108,11 +114,12 @@ def check(config: StageConfig) -> None:
     check_sigma(config.augment.sigma)
     if config.augment.previous is None and (config.augment.sigma or config.augment.condition):
         raise InputError("augment needs augment.previous, the folder of the stage below")
-    if config.augment.previous and Path(config.augment.previous) == Path(config.out):
+    below = config.augment.previous
+    if below and Path(below).resolve() == Path(config.out).resolve():
         raise InputError("augment.previous is the stage below, not this one")
-    if config.augment.previous and config.model.kind == "glow":
+    if config.augment.previous and not config.upsamples:
         raise InputError("augment.previous is for a stage that has one below it, not for a Glow")
-    if (train.pretrain_steps or train.frozen_steps) and config.model.kind == "glow":
+    if (train.pretrain_steps or train.frozen_steps) and not config.upsamples:
         raise InputError("train.pretrain_steps and train.frozen_steps are for an SRFlow's encoder")
     if train.compile and train.memory == "reversible":
         raise InputError("train.compile and train.memory=reversible do not go together: set one")

@@ -99,7 +99,7 @@ class Batches:
             images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         high = halve_to(images, data.size, data.bits, model.pyramid)
         low = None
-        if model.kind == "srflow":
+        if self.config.upsamples:
             low = centre(halve(high, data.bits, model.pyramid), bits=data.bits)
         values = self.coding.values(high)
         noise = torch.stack([uniform(values.shape[1:], source) for source in sources])

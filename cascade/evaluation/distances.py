@@ -71,7 +71,7 @@ def kernel_distance(real: Tensor, fake: Tensor, seed: int = 0) -> float:
     from cleanfid import fid
 
     before = np.random.get_state()
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)  # all that numpy takes
     try:
         return fid.kernel_distance(real.numpy(), fake.numpy())
     finally:

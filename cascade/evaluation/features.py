@@ -27,6 +27,10 @@ USUAL = Path("./" if platform.system() == "Windows" else "/tmp") / INCEPTION  # 
 MODES = ("clean", "legacy_tensorflow")  # clean-fid's, of those that this file serves
 
 
+# what a TorchScript net of anyone's may raise: its own exceptions are torch.jit.Error
+SCRIPT_FAULTS = (RuntimeError, torch.jit.Error, TypeError, IndexError, NotImplementedError)
+
+
 @dataclass
 class FeatureNet:
     """Images uint8 (B, C, H, W) → features float32 (B, F), on the CPU.
@@ -70,14 +74,23 @@ class FeatureNet:
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         try:
             with exact, torch.jit.optimized_execution(False):  # or the third call rounds otherwise
-                found = in_chunks(self.function, images).float().cpu()
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+                found = in_chunks(self._checked, images).float().cpu()
+        except SCRIPT_FAULTS as error:
             shape = "x".join(map(str, images.shape[1:]))
-            raise InputError(f"{self.name} cannot take {shape} images: {reason}") from None
-        if found.ndim != 2 or not found.isfinite().all():
+            raise InputError(f"{self.name} cannot take {shape} images: {_last(error)}") from None
+        if not found.isfinite().all():
+            raise InputError(f"{self.name} gave features that are not finite")
+        return found
+
+    def _checked(self, images: Tensor) -> Tensor:
+        """The features of a chunk; `InputError` unless they are some numbers an image."""
+        found = self.function(images)
+        sound = isinstance(found, Tensor) and found.ndim == 2 and len(found) == len(images)
+        if not sound or found.shape[1] < 2 or found.is_complex():
+            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InputError(
-                f"{self.name} must give finite features (B, F), gave {tuple(found.shape)}"
+                f"{self.name} must give real features (B, F), F of 2 or more: of {len(images)} "
+                f"images it gave {what}"
             )
         return found
 
@@ -160,4 +173,4 @@ def _not_deprecated() -> Iterator[None]:
 
 
 def _last(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+    return next(reversed(str(error).strip().splitlines()), type(error).__name__)

@@ -93,10 +93,17 @@ def real_features(
         if files[i]:
             write_tensors({"features": features}, files[i])
     tables = [
-        computed[i] if i in computed else read_tensors(files[i])["features"]
-        for i in range(len(levels))
+        computed[i] if i in computed else _kept(files[i], len(indices)) for i in range(len(levels))
     ]
     return Real(dict(zip(levels, tables, strict=True)), named)
+
+
+def _kept(file: Path, count: int) -> Tensor:
+    """Features that were kept before; `InputError` where they are not of so many images."""
+    found = read_tensors(file).get("features", torch.empty(0))
+    if found.ndim != 2 or len(found) != count or found.dtype != torch.float32:
+        raise InputError(f"{file} is damaged: it holds no features of {count} images; remove it")
+    return found
 
 
 def _digests(

@@ -13,7 +13,7 @@ from torch import Tensor
 from cascade.chain import Cascade
 from cascade.data.sources import ImageSource
 from cascade.evaluation.ensembles import versions
-from cascade.evaluation.features import load_script
+from cascade.evaluation.features import SCRIPT_FAULTS, load_script
 from cascade.evaluation.image_metrics import SMALLEST, bicubic, mean_squares, psnr, ssim
 from cascade.evaluation.sample_quality import Advance, real_levels
 from cascade.transforms.dequantise import expand_bits, reduce_bits
@@ -46,13 +46,21 @@ class Perceptual:
         """Distances (N,) of images uint8 (N, C, H, W)."""
         try:
             with torch.jit.optimized_execution(False):
-                found = in_chunks(self.net, self._seen(one), self._seen(two)).cpu()
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+                found = in_chunks(self._checked, self._seen(one), self._seen(two)).cpu()
+        except SCRIPT_FAULTS as error:
+            reason = next(reversed(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(f"{self.name} cannot compare two images: {reason}") from None
-        if found.numel() != len(one):
-            raise InputError(f"{self.name} must give a number a pair, gave {tuple(found.shape)}")
-        return found.flatten().double()
+        if not found.isfinite().all():
+            raise InputError(f"{self.name} gave distances that are not finite")
+        return found.double()
+
+    def _checked(self, one: Tensor, two: Tensor) -> Tensor:
+        """The distances of a chunk, (B,); `InputError` unless they are one number a pair."""
+        found = self.net(one, two)
+        if not isinstance(found, Tensor) or found.numel() != len(one) or found.is_complex():
+            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(f"{self.name} must give a number a pair: of {len(one)} it gave {what}")
+        return found.flatten()
 
     def _seen(self, images: Tensor) -> Tensor:
         return images.to(self.device).expand(-1, 3, -1, -1).float() / 127.5 - 1

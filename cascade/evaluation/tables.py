@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from cascade.chain import Cascade
-from cascade.config import load_config
+from cascade.config import load_saved
 from cascade.config.shipped import find_config
 from cascade.training.metrics_log import read_metrics
 from cascade.utils.yaml_files import first_line, read_yaml
@@ -91,7 +92,7 @@ class Part:
         folder = Path(table.runs, self.folder)
         if not (folder / "model.safetensors").is_file():
             return False
-        train, rows = load_config(folder / "config.yaml").train, read_metrics(folder)
+        train, rows = load_saved(folder).train, read_metrics(folder)
         return bool(rows) and rows[-1]["step"] >= train.pretrain_steps + train.steps
 
     def replaced(self, table: Table) -> float | None:
@@ -137,10 +138,27 @@ def load_table(file: str | Path, overrides: Sequence[str] = ()) -> Table:
         raise InputError(f"no table {file}") from None
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
         raise InputError(f"{file}: {first_line(error)}") from None
+    check_table(table, file)
     for row in table.rows:
         if any(part.conditional for part in parts(row.name)) and not table.classes:
             raise InputError(f"{file}: {row.name} is class-conditional, but classes is 0")
     return table
+
+
+def check_table(table: Table, file: str | Path) -> None:
+    """Raise `InputError` for settings that cannot work."""
+    made = {part.size for row in table.rows for part in parts(row.name)}
+    for key, fits, must in (
+        ("rows", bool(table.rows), "name at least one cascade"),
+        ("sizes", bool(table.sizes), "name at least one size"),
+        ("sizes", set(table.sizes) <= made, f"be of those that the rows make: {sorted(made)}"),
+        ("num", table.num >= 1, "be at least 1"),
+        ("limit", table.limit is None or table.limit >= 1, "be at least 1"),
+        ("temperature", 0 <= table.temperature < math.inf, "be finite and not below 0"),
+        ("classes", table.classes >= 0, "not be below 0"),
+    ):
+        if not fits:
+            raise InputError(f"{file}: {key} must {must}")
 
 
 def load_row(row: Row, table: Table, device: str) -> Cascade:

@@ -42,12 +42,17 @@ def curves(panels: Lines, across: str, up: str, file: str) -> None:
                 colour = COLOURS[names.index(name) % len(COLOURS)]
                 style = {"color": colour, "marker": "o" if len(points) <= FEW else "", "ms": 3.5}
                 (drawn[name],) = axis.plot(*zip(*points, strict=True), **style)
-            axis.set(title=title, xlabel=across, ylabel=up)
+            axis.set(title=plain(title), xlabel=across, ylabel=up)
         figure.legend(
-            drawn.values(), drawn, loc="outside lower center", ncols=min(len(drawn), 4),
+            drawn.values(), map(plain, drawn), loc="outside lower center", ncols=min(len(drawn), 4),
             frameon=False,
         )  # fmt: skip
         save(figure, file)
+
+
+def plain(text: str) -> str:
+    """A text shown as it is: between dollar signs matplotlib would read mathematics."""
+    return text.replace("$", r"\$")
 
 
 def save(figure: pyplot.Figure, file: str) -> None:

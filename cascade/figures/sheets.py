@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import matplotlib
 from torch import Tensor
 
-from cascade.figures.plots import DPI, STYLE, save
+from cascade.figures.plots import DPI, STYLE, plain, save
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -50,21 +50,23 @@ def save_sheet(blocks: Sequence[Block], file: str) -> None:
 
 def _draw(axis: pyplot.Axes, block: Block, top: float, tile: int) -> float:
     """Draw a block from ``top`` downwards; where it ends."""
-    axis.text(0, top, block.title, va="top", fontweight="bold")
+    axis.text(0, top, plain(block.title), va="top", fontweight="bold")
     top += LINE * (1.5 + block.title.count("\n"))
     for column, text in enumerate(block.columns):
         middle = column * (tile + GAP) + tile / 2
-        axis.text(middle, top + LINE / 3, text, ha="center", va="center", size=10)
+        axis.text(middle, top + LINE / 3, plain(text), ha="center", va="center", size=10)
     top += LINE if block.columns else 0
     for row, images in enumerate(block.rows):
         if block.names:
-            axis.text(-GAP, top + tile / 2, block.names[row], ha="right", va="center", size=10)
+            axis.text(
+                -GAP, top + tile / 2, plain(block.names[row]), ha="right", va="center", size=10
+            )
         for column, image in enumerate(images):
             left = column * (tile + GAP)
             _show(axis, image, left, top, tile)
             if block.captions:
                 text, middle = block.captions[row][column], top + tile + LINE / 2
-                axis.text(left + tile / 2, middle, text, ha="center", va="center", size=10)
+                axis.text(left + tile / 2, middle, plain(text), ha="center", va="center", size=10)
         top += tile + (LINE if block.captions else 0) + GAP
     return top + LINE / 2
 

@@ -91,7 +91,7 @@ def load_doublers(folders: Sequence[Path], device: str | torch.device = "cpu") -
     """
     stages = [replace(load_stage(folder, device), chunk=1) for folder in folders]
     for stage in stages:
-        if stage.config.model.kind != "srflow":
+        if not stage.config.upsamples:
             raise InputError(f"{stage.name} is a Glow: it draws images, and cannot enlarge any")
         for section, key in (("data", "channels"), ("data", "bits"), ("model", "pyramid")):
             one, two = (getattr(getattr(s.config, section), key) for s in (stages[0], stage))

@@ -117,7 +117,7 @@ class Augmentation:
         """Raise `InputError` unless a data set's labels are those the previous stage knows."""
         if not self.labelled:
             return
-        previous, known = self.augment.previous, self.stage.config.data.classes
+        previous, known = self.augment.previous, self.stage.record.classes
         if source.labels is None:
             raise InputError(f"{previous} has classes, but {self.config.data.name} has no labels")
         if list(source.classes) != known or int(source.labels.max()) >= self.stage.classes:
@@ -148,7 +148,7 @@ class Augmentation:
         )
         image = low[rows]
         lower = None
-        if self.stage.config.model.kind == "srflow":
+        if self.stage.config.upsamples:
             lower = halve(image, data.bits, model.pyramid)
         label = label[rows] if self.labelled else None
         disturbed, exploded = image, torch.zeros(len(rows), dtype=torch.bool)

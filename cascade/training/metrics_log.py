@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cascade.config import load_config
+from cascade.config import load_saved
 from stages import InputError
 
 
@@ -20,7 +20,7 @@ def logged_stages(folder: str | Path) -> list[Path]:
     found = [log.parent for log in sorted(folder.glob("*/metrics.jsonl"))]
     if not found:
         raise InputError(f"{folder} holds no metrics.jsonl; train a stage into it first")
-    return sorted(found, key=lambda stage: load_config(stage / "config.yaml").data.size)
+    return sorted(found, key=lambda stage: load_saved(stage).data.size)
 
 
 def read_metrics(stage: Path) -> list[dict[str, object]]:

@@ -8,31 +8,30 @@ import shlex
 from pathlib import Path
 
 from cascade.config import StageConfig
-from cascade.data.sources import ImageSource
-from cascade.training.held_out import HeldOut
 from cascade.training.metrics_log import read_metrics
+from cascade.training.stage_data import StageData
 from cascade.utils.files import whole
 from stages import Flow
 
 PACKAGES = ("torch", "accelerate", "numpy", "csrflow")
 
 
-def write_card(config: StageConfig, flow: Flow, source: ImageSource, held_out: HeldOut) -> None:
+def write_card(config: StageConfig, images: StageData, flow: Flow) -> None:
     """Say what a stage is, what it learned from, how good it is, and how to make it again.
 
-    ``flow`` holds the weights to use, ``source`` the training images.
+    ``flow`` holds the weights to use, ``images`` what it was trained on.
     """
     folder, data, model = Path(config.out), config.data, config.model
-    conditional = model.kind == "srflow"
-    what = "Haar details" if conditional and model.pyramid == "haar" else "images"
-    given = f" given {data.size // 2}x{data.size // 2} ones" * conditional
+    held_out = images.held_out
+    what = "Haar details" if config.of_details else "images"
+    given = f" given {data.size // 2}x{data.size // 2} ones" * config.upsamples
     parameters = sum(p.numel() for p in flow.parameters())
     pictures = sorted((folder / "samples").glob("*.png"))
     shown = f"![samples](samples/{pictures[-1].name})\n\n" if pictures else ""
-    asked = ", given the real images of half the size" * conditional
+    asked = ", given the real images of half the size" * config.upsamples
     asked += ", labels given" * bool(model.classes)
     weights = "averaged" if config.train.ema else "last"
-    facts = {**_training(config, source), "held out": f"{held_out.bpd(flow):.4f} bits/dim"}
+    facts = {**_training(config, images), "held out": f"{held_out.bpd(flow):.4f} bits/dim"}
     table = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
     command = shlex.join([str(folder / "config.yaml"), f"out={folder}-again"])
     text = f"""# {folder.name}
@@ -47,28 +46,28 @@ A {model.kind} of {data.size}x{data.size} {what}{given}, {parameters:,} paramete
 Held out: this stage's own bits/dim of {len(held_out.batch.target)} images of the \
 {held_out.split} split{asked}, one draw
 of uniform dequantisation noise, {weights} weights. It is not the cascade's figure: for that, run
-`tools/likelihood.py` on the cascade's folder.
+`csrflow likelihood` on the cascade's folder.
 
 `model.safetensors` holds the weights to use, `best.safetensors` those that did best on held-out
 images, `config.yaml` every setting. To train it again:
 
 ```sh
-accelerate launch tools/train.py {command}
+csrflow train {command}
 ```
 """
     with whole(folder / "README.md") as aside:
         aside.write_text(text, encoding="utf-8")
 
 
-def _training(config: StageConfig, source: ImageSource) -> dict[str, str]:
+def _training(config: StageConfig, images: StageData) -> dict[str, str]:
     """What it was trained on, how, and with which packages, by name."""
     data, train, augment = config.data, config.train, config.augment
     folder = Path(config.out)
     rows = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
     skipped = max((row.get("skipped", 0) for row in rows), default=0)
-    images = f"{len(source):,} images, SHA-256 {data.fingerprint[:16]}"
+    learned = f"{len(images.source):,} images, SHA-256 {images.record.images[:16]}"
     facts = {
-        "data": f"{data.name}, split {data.split}: {images}",
+        "data": f"{data.name}, split {data.split}: {learned}",
         "training": f"{train.steps:,} steps of {train.batch_size} images, seed {config.seed}, "
         f"precision {train.precision}, {skipped} steps skipped as not finite",
     }

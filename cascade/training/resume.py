@@ -6,30 +6,38 @@ from dataclasses import fields
 
 from cascade.config import StageConfig
 from cascade.data.sources import ImageSource
+from cascade.record import Record
 from cascade.training.held_out import HeldOut
 from stages import InputError
 
 RESUMED_AS_IT_WAS = {
     "": ["seed"],
-    "data": ["name", "size", "channels", "split", "bits", "flip", "resize", "classes"],
+    "data": ["name", "size", "channels", "split", "bits", "flip", "resize"],
     "model": [],  # all of it
     "augment": [],
     "train": ["batch_size", "optimizer", "pretrain_steps", "frozen_steps"],
 }
 
 
-def check_resumable(old: StageConfig, new: StageConfig) -> None:
-    """Raise `InputError` where a stage's saved state is of another model, data set or optimiser."""
+def check_resumable(old: StageConfig, new: StageConfig, before: Record, now: Record) -> None:
+    """Raise `InputError` where a stage's saved state is of another model, data set or optimiser.
+
+    ``old`` and ``before`` are the configuration and the record of the state, ``new`` and ``now``
+    those of the run that is to go on from it.
+    """
     for section, keys in RESUMED_AS_IT_WAS.items():
-        before, now = (getattr(c, section) if section else c for c in (old, new))
-        for key in keys or [item.name for item in fields(now)]:
-            if getattr(before, key, None) != getattr(now, key):
-                name = f"{section}.{key}" if section else key
-                raise InputError(
-                    f"{new.out} was trained with {name}={getattr(before, key, None)}, now it is "
-                    f"{getattr(now, key)}; use another out=, or --force to start anew"
-                )
-    check_fingerprint(new, old.data.fingerprint, new.data.fingerprint)
+        one, two = (getattr(c, section) if section else c for c in (old, new))
+        for key in keys or [item.name for item in fields(two)]:
+            name = f"{section}.{key}" if section else key
+            _check_same(name, getattr(one, key, None), getattr(two, key), new.out)
+    _check_same("classes", before.classes, now.classes, new.out)
+    _check_same("the weights of augment.previous", before.previous, now.previous, new.out)
+    if before.images and before.images != now.images and new.train.resume != "force":
+        raise InputError(
+            f"the training images in {new.data.name} are no longer those that {new.out} was "
+            "trained on; restore them, use another out=, or go on with the new ones by "
+            "train.resume=force"
+        )
     if bool(old.train.ema) != bool(new.train.ema):
         raise InputError(
             f"{new.out} was trained with train.ema={old.train.ema}; averaging can be neither begun "
@@ -37,13 +45,11 @@ def check_resumable(old: StageConfig, new: StageConfig) -> None:
         )
 
 
-def check_fingerprint(config: StageConfig, before: str, now: str) -> None:
-    """Raise `InputError` where the training images are not those that a run knew before."""
-    if before and before != now and config.train.resume != "force":
+def _check_same(name: str, before: object, now: object, out: str) -> None:
+    if before != now:
         raise InputError(
-            f"the training images in {config.data.name} are no longer those that {config.out} was "
-            "trained on; restore them, use another out=, or go on with the new ones by "
-            "train.resume=force"
+            f"{out} was trained with {name}={before}, now it is {now}; use another out=, "
+            "or --force to start anew"
         )
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 from cascade.utils.lock import Lock
 from stages import InputError
 
-FILES = ("model.safetensors", "best.safetensors", "metrics.jsonl", "README.md", "config.yaml")
+FILES = (
+    "model.safetensors",
+    "best.safetensors",
+    "metrics.jsonl",
+    "README.md",
+    "config.yaml",
+    "record.json",
+)
 
 
 def is_stage(folder: Path) -> bool:

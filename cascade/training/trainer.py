@@ -3,91 +3,59 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration, gather_object
-from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from accelerate.utils import ProjectConfiguration
+from torch import Tensor
 
-from cascade.config import StageConfig, load_config, save_config
+from cascade.config import StageConfig, save_config
 from cascade.data.batches import Batch, Batches
-from cascade.data.sources import fingerprint
-from cascade.data.stage_images import open_stage_images
-from cascade.manifest import register
-from cascade.stage import build, weights_digest, with_sigma, write_tensors
-from cascade.training.augmentation import Augmentation
-from cascade.training.checkpoints import States, load_state, save_state
+from cascade.stage import with_sigma
 from cascade.training.diagnosis import explain
-from cascade.training.held_out import HeldOut
+from cascade.training.learner import Learner
 from cascade.training.model_card import write_card
-from cascade.training.optimizer import averaged, learning_rate, optimiser
-from cascade.training.phases import Phase, encoder_loss, flow_loss, phases, super_resolution
-from cascade.training.resume import check_fingerprint, check_overlap, check_resumable
+from cascade.training.processes import Processes, lost_a_process
 from cascade.training.run_folder import StageFolder
+from cascade.training.saving import Progress, Saver
 from cascade.training.signals import stop_requests
+from cascade.training.stage_data import StageData, open_stage_data
 from cascade.training.tracking import Log, check_trackers
 from cascade.transforms.dequantise import centre, quantise
-from stages import Flow, InputError, SaidElsewhere, StageLoss, initialise
+from stages import Flow, InputError
 
 Watch = Callable[[int, dict[str, object]], None]
-Result = TypeVar("Result")
 
 
 class Trainer:
-    """One stage in training: its flow, average, optimiser and data, and the folder it saves to."""
+    """One stage in training: its data, what is trained, and the folder it saves to."""
 
     def __init__(self, config: StageConfig, anew: bool = False):
         """``anew``: what the folder holds of an earlier run is removed first."""
-        train = config.train
-        check_trackers(train.trackers)
+        check_trackers(config.train.trackers)
         self.config = config
         self.out = Path(config.out)
-        self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),  # or several CPU processes do not find each other
-            mixed_precision=train.precision,
-            gradient_accumulation_steps=1,
-            dynamo_backend="no",
-            log_with=list(train.trackers) or None,
-            project_config=ProjectConfiguration(config.out, f"{config.out}/logs"),
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        self._agree(self._check_batch)
-        self.augmentation = None
-        first = self.accelerator.is_local_main_process  # one process a machine downloads
-        labelled = self._agree(lambda: first and self._open_data())
-        labelled |= self._agree(lambda: not first and self._open_data())
-        self.batches = Batches(self.source, config, rank, processes, labelled)
-
+        self.accelerator = accelerator(config)
+        self.processes = Processes(self.accelerator)
+        self.processes.agree(self._check_batch)
+        self.data = self._open_data()
+        rank, count = self.accelerator.process_index, self.processes.count
+        self.batches = Batches(self.data.source, config, rank, count, self.data.labelled)
+        self.learner = self.processes.agree(lambda: Learner(config, self.accelerator, self.batches))
+        self.saver = Saver(config, self.learner)
         self.folder = StageFolder(self.out)
-        self.states = States(self.out / "state", train.keep)
-        self.phases = phases(config)
-        self.phase: Phase | None = None
-        self.module: nn.Module | None = None  # what the phase trains
-        self.step = 0
-        self.best, self.improved = float("inf"), False  # bits/dim of held-out images
-        self.skipped = self.in_a_row = 0  # steps whose gradient was not finite
+        self.progress = self._open_folder(anew)
         self.replaced: list[Tensor] = []  # shares of rows replaced, since they were last logged
-        self.average = None
-        self.listed = False  # whether the folder above was told of this stage
-        torch.manual_seed(config.seed)
-        flow = self._agree(lambda: build(config))
-        self.loss = StageLoss(flow).to(self.accelerator.device)
-        self.loss.flow.keep(train.memory)
-        self._open_folder(anew)
         self.log = Log(self.accelerator, config, self.step)
-        if self.accelerator.is_main_process:
+        if self.processes.main:
             save_config(config, self.out / "config.yaml")
+            self.data.record.save(self.out)
 
     def _check_batch(self) -> None:
-        train, processes = self.config.train, self.accelerator.num_processes
+        train, processes = self.config.train, self.processes.count
         if train.batch_size % (processes * train.accumulate):
             parts = f" of {train.accumulate} parts each" * (train.accumulate > 1)
             raise InputError(
@@ -95,136 +63,38 @@ class Trainer:
                 f"process{'es' * (processes > 1)}{parts}"
             )
 
-    def _open_data(self) -> bool:
-        """Open and check the images, and the stage below where it is needed; are labels needed?"""
-        config, device = self.config, self.accelerator.device
-        self.source = open_stage_images(config, config.data.split)
-        self.held_out = HeldOut(config, device)
-        config.data.classes = list(self.source.classes)
-        labelled = bool(config.model.classes)
-        if labelled:
-            counts = self.source.labels.bincount(minlength=config.model.classes)
-            config.data.counts = counts.tolist()
-        if config.augment.previous:
-            self.augmentation = Augmentation(config, device)
-            config.augment.digest = self.augmentation.digest
-            self.augmentation.check_labels(self.source)
-            labelled |= self.augmentation.labelled
-        check_overlap(config, self.source, self.held_out)
-        found = fingerprint(self.source)
-        check_fingerprint(config, config.data.fingerprint, found)
-        config.data.fingerprint = found
-        return labelled
+    def _open_data(self) -> StageData:
+        """The images, opened by one process of each machine before the others: it may download."""
+        first, device = self.accelerator.is_local_main_process, self.accelerator.device
+        opened = self.processes.agree(
+            lambda: open_stage_data(self.config, device) if first else None
+        )
+        return self.processes.agree(lambda: opened or open_stage_data(self.config, device))
 
-    def _open_folder(self, anew: bool) -> None:
+    def _open_folder(self, anew: bool) -> Progress:
         """Take the stage folder, and continue from its newest state, if it has one."""
-        main = self.accelerator.is_main_process
+        main = self.processes.main
         try:
-            self._agree(lambda: self.folder.take(anew) if main else None)
-            self._agree(self._continue)
+            self.processes.agree(lambda: self.folder.take(anew) if main else None)
+            return self.processes.agree(lambda: self.saver.resume(self.data.record))
         except BaseException:
             self.folder.release(discard=True)
             raise
 
-    def _continue(self) -> None:
-        if found := self.states.newest():
-            self._resume(*found)
-        elif (self.out / "model.safetensors").is_file():
-            raise InputError(
-                f"{self.out} holds weights, but no state to continue from; use another out=, "
-                "or --force to start anew"
-            )
-        else:
-            self._enter(self.phases[0])
-
-    def _agree(self, work: Callable[[], Result]) -> Result:
-        """``work()`` on every process; an `InputError` of any becomes one of all, said once."""
-        result, error = None, None
-        try:
-            result = work()
-        except InputError as caught:
-            error = caught
-        if self.accelerator.num_processes > 1:
-            messages = gather_object([error and str(error)])
-            first = next((message for message in messages if message), None)
-            if first:
-                main = self.accelerator.is_main_process
-                raise (InputError if main else SaidElsewhere)(first) from error
-        elif error:
-            raise error
-        return result
-
-    def _resume(self, file: Path, tensors: dict[str, Tensor], counts: dict[str, float]) -> None:
-        if self.config.train.resume == "never":
-            raise InputError(f"{self.out} holds a trained stage; use another out=, or --force")
-        before = load_config(self.out / "config.yaml")
-        check_resumable(before, self.config)
-        if not 0 <= counts["phase"] < len(self.phases):
-            raise InputError(f"{file} is not a state of this run: its phase is {counts['phase']}")
-        self._enter(self.phases[counts["phase"]])
-        load_state(tensors, file, self._modules, self.optimizer)
-        if self.phase.name == "frozen":
-            self.frozen = weights_digest(self.loss.flow.encoder)
-        if counts["step"] > self.steps:
-            raise InputError(
-                f"{self.out} has reached step {counts['step']}, train.steps asks for "
-                f"{self.steps}; use another out=, or --force to start anew"
-            )
-        self.step, self.skipped = counts["step"], counts["skipped"]
-        self.best = counts["best"]
-
-    def _enter(self, phase: Phase) -> None:
-        """Make ready what a phase trains, from the weights that the phase before it left."""
-        encoder, device = self.loss.flow.encoder, self.accelerator.device
-        if self.phase and self.phase.name == "frozen" and weights_digest(encoder) != self.frozen:
-            raise RuntimeError("the frozen encoder's weights changed during training")
-        self.phase = phase
-        if phase.name == "encoder":
-            self.module = super_resolution(self.loss.flow, self.config).to(device)
-            rate = self.config.train.pretrain_lr
-            self.optimizer = torch.optim.Adam(self.module.parameters(), rate, foreach=True)
-        elif self.module is not self.loss:
-            self._set_up_flow()
-        if encoder is not None:
-            encoder.requires_grad_(phase.name != "frozen")
-        if phase.name == "frozen":
-            self.frozen = weights_digest(encoder)
-        self.accelerator.free_memory()
-        with warnings.catch_warnings():  # a later torch calls it forward_sync_buffers
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
-            self.wrapped = self.accelerator.prepare_model(self.module)
-        if self.config.train.compile and phase.name != "encoder":
-            self.module.compile()
-
-    def _set_up_flow(self) -> None:
-        train = self.config.train
-        first = self.batches.fixed(train.init_images).to(self.accelerator.device)
-        initialise(self.loss, *first.parts)
-        self.module = self.loss
-        self.average = averaged(self.loss, train.ema) if train.ema else None
-        self.optimizer = optimiser(self.loss, train)
+    @property
+    def step(self) -> int:
+        """Steps made."""
+        return self.progress.step
 
     @property
-    def _modules(self) -> dict[str, nn.Module]:
-        """What a state holds of the phase's weights."""
-        if self.phase.name == "encoder":
-            return {"encoder": self.module, "model": self.loss}
-        return {"model": self.loss} | ({"ema": self.average} if self.average else {})
+    def steps(self) -> int:
+        """Steps of all phases."""
+        return self.learner.steps
 
     @property
     def flow(self) -> Flow:
         """The weights to use: the averaged ones where averaging is on."""
-        return self.loss.flow if self.average is None else self.average.module.flow
-
-    @property
-    def _flow_step(self) -> int:
-        """The step without those of the encoder alone, which no schedule counts."""
-        return self.step - self.config.train.pretrain_steps
-
-    @property
-    def steps(self) -> int:
-        """Of all phases."""
-        return self.phases[-1].end
+        return self.learner.flow
 
     def run(self, watch: Watch = lambda step, metrics: None) -> bool:
         """Train to the configured step; False if it was asked to stop before, all saved.
@@ -236,185 +106,139 @@ class Trainer:
         try:
             with stop_requests() as asked:
                 finished = self._loop(asked, watch)
-            if self.augmentation:
-                self.augmentation.verify()
+            if self.data.augmentation:
+                self.data.augmentation.verify()
             self.log.close()
             return finished
         except RuntimeError as error:
-            if self.accelerator.num_processes == 1 or not _lost_a_process(error):
+            if self.processes.count == 1 or not lost_a_process(error):
                 raise
             raise InputError(
-                f"lost another process of this run at step {self.step}; {self._last_state()}"
+                f"lost another process of this run at step {self.step}; {self.saver.last_state()}"
             ) from error
         except OSError as error:
-            raise InputError(f"at step {self.step}: {error}; {self._last_state()}") from error
+            message = f"at step {self.step}: {error}; {self.saver.last_state()}"
+            raise InputError(message) from error
         finally:
             self.folder.release()
 
     def _loop(self, asked: Callable[[], bool], watch: Watch) -> bool:
-        train, first, started = self.config.train, self.step, time.perf_counter()
+        train, progress = self.config.train, self.progress
+        first, started = self.step, time.perf_counter()
         for batch in self.batches.steps(self.step, self.steps):
-            self._enter_what_is_due()
+            self.learner.enter_due(self.step)
             metrics = self._train_step(batch)
-            self.step += 1
-            stopping, last = self._any_process(asked()), self.step == self.steps
-            sound = not self.in_a_row  # or the weights themselves may be what is wrong
+            progress.step += 1
+            stopping, last = self.processes.any(asked()), self.step == self.steps
+            sound = not progress.in_a_row  # or the weights themselves may be what is wrong
             saving = last or (sound and self.step % train.save_every == 0)
             if metrics and (saving or self.step % train.log_every == 0):
                 seconds = time.perf_counter() - started
                 metrics["images_per_s"] = (self.step - first) * train.batch_size / seconds
                 self._record(metrics, saving, watch)
-            flow_is_on = self.phase.name != "encoder"
-            if flow_is_on and (last or self.step % train.sample_every == 0):
+            if not self.learner.pretraining and (last or self.step % train.sample_every == 0):
                 self._picture()
             if saving or (stopping and sound):
                 self._save()
             if stopping and not last:
                 return False
-        if self._enter_what_is_due() or not self.states.files():
+        if self.learner.enter_due(self.step) or not self.saver.states.files():
             self._save()
-        if self.accelerator.is_main_process:
-            self._publish()
-            write_card(self.config, self.flow, self.source, self.held_out)
+        if self.processes.main:
+            self.saver.publish()
+            write_card(self.config, self.data, self.flow)
         return True
-
-    def _enter_what_is_due(self) -> bool:
-        """Enter the phase of the coming step, if another one than this step's; whether it was."""
-        before = self.phase
-        while self.phase is not self.phases[-1] and self.step >= self.phase.end:
-            self._enter(self.phases[self.phases.index(self.phase) + 1])
-        return self.phase is not before
 
     def _disturbed(self, batch: Batch) -> Batch:
         """The batch with disturbed low images, where this stage is trained on them."""
-        if self.augmentation is None or self.phase.name == "encoder":
+        augmentation, bits = self.data.augmentation, self.config.data.bits
+        if augmentation is None or self.learner.pretraining:
             return batch
-        data = self.config.data
-        found = self.augmentation(quantise(batch.low, data.bits), batch.label, self._flow_step)
+        step = self.learner.flow_step(self.step)
+        found = augmentation(quantise(batch.low, bits), batch.label, step)
         self.replaced.append(found.replaced.double().mean())
-        low = centre(found.low, bits=data.bits)
+        low = centre(found.low, bits=bits)
         if self.config.augment.condition:
             low = with_sigma(low, found.sigma)
         return replace(batch, low=low)
 
     def _train_step(self, batch: Batch) -> dict[str, Tensor | float] | None:
         """One step of the optimiser; None if it was skipped, its gradient not being finite."""
-        train, pretraining = self.config.train, self.phase.name == "encoder"
-        rate = train.pretrain_lr if pretraining else learning_rate(self._flow_step, train)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = self.learner.set_rate(self.step)
         batch = self._disturbed(batch).to(self.accelerator.device)
-        parts = batch.split(train.accumulate)
-        metrics: dict[str, Tensor | float] = {}
-        objective = encoder_loss if pretraining else flow_loss
-        for part in parts:
-            joining = nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.wrapped)
-            with joining:
-                loss, found = objective(self.wrapped, part, self.config)
-                self.accelerator.backward(loss / len(parts))
-            for key, value in found.items():
-                metrics[key] = metrics.get(key, 0.0) + value / len(parts)
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients, foreach=True)
-        if self._any_process(not (sum(metrics.values()) + norm).isfinite()):
+        metrics, norm = self.learner.backward(batch)
+        if self.processes.any(not (sum(metrics.values()) + norm).isfinite()):
             self._skip(batch)
             return None
-        clip_grads_with_norm_(self.module.parameters(), train.clip, norm, foreach=True)
-        self.in_a_row = 0
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update_parameters(self.loss)
+        self.progress.in_a_row = 0
+        self.learner.update(norm)
         return {**metrics, "grad_norm": norm.detach(), "lr": rate}
 
     def _skip(self, batch: Batch) -> None:
         """Count and log a step whose gradient is not finite; too many in a row end the run."""
-        self.skipped += 1
-        self.in_a_row += 1
+        progress = self.progress
+        progress.skipped += 1
+        progress.in_a_row += 1
         images = self.batches.images_of(self.step)
-        self.log.write({"step": self.step + 1, "skipped": self.skipped, "images": images})
-        if self.in_a_row > self.config.train.skip_limit:
-            self._agree(lambda: self._give_up(batch))
-        self.optimizer.zero_grad()
+        self.log.write({"step": self.step + 1, "skipped": progress.skipped, "images": images})
+        if progress.in_a_row > self.config.train.skip_limit:
+            self.processes.agree(lambda: self._give_up(batch))
+        self.learner.optimizer.zero_grad()
 
     def _give_up(self, batch: Batch) -> None:
-        found = explain(self.module, *self._inputs(batch))
-        reasons = gather_object([found]) if self.accelerator.num_processes > 1 else [found]
-        culprit = min(reasons, key=lambda reason: reason.severity)
+        found = explain(self.learner.module, *self.learner.inputs(batch))
+        culprit = min(self.processes.gather(found), key=lambda reason: reason.severity)
         raise InputError(
-            f"{self.in_a_row} steps in a row were not finite, up to step {self.step + 1}: "
-            f"{culprit.text}; lower train.lr or train.clip; {self._last_state()}"
+            f"{self.progress.in_a_row} steps in a row were not finite, up to step {self.step + 1}: "
+            f"{culprit.text}; lower train.lr or train.clip; {self.saver.last_state()}"
         )
 
-    def _inputs(self, batch: Batch) -> tuple[Tensor | None, ...]:
-        return (batch.low,) if self.phase.name == "encoder" else batch.parts
-
-    def _last_state(self) -> str:
-        files = self.states.files()
-        if not files:
-            return "nothing was saved yet"
-        return f"{files[0]} is whole, and the same command continues from it"
-
     def _record(self, metrics: dict[str, Tensor | float], validating: bool, watch: Watch) -> None:
+        """Log the figures of a step, with those of the held-out images where they are due."""
         if self.replaced:
             metrics["replaced"] = torch.stack(self.replaced).mean().to(metrics["bpd"])
             self.replaced = []
         for key in ("bpd", "class_loss", "l1", "replaced"):  # in one order on every process
             if key in metrics:
                 metrics[key] = self.accelerator.reduce(metrics[key], "mean")
-        row = {"step": self.step, "phase": self.phase.name}
+        row = {"step": self.step, "phase": self.learner.phase.name}
         row |= {key: float(value) for key, value in metrics.items()}
-        if not self.accelerator.is_main_process:
+        if not self.processes.main:
             return
-        if validating and self.phase.name == "encoder":
-            row[f"{self.held_out.split}_l1"] = self.held_out.l1(self.module)
-        elif validating:
-            row[f"{self.held_out.split}_bpd"] = found = self.held_out.bpd(self.flow)
-            row |= self.held_out.failures(self.flow)
-            if found < self.best:
-                self.best, self.improved = found, True
+        row |= self._validate() if validating else {}
         self.log.write(row)
         watch(self.step, row)
 
+    def _validate(self) -> dict[str, float]:
+        """Figures of the held-out images; bits/dim lower than before are remembered."""
+        held_out = self.data.held_out
+        if self.learner.pretraining:
+            return {f"{held_out.split}_l1": held_out.l1(self.learner.module)}
+        found = held_out.bpd(self.flow)
+        if found < self.progress.best:
+            self.progress.best, self.progress.improved = found, True
+        return {f"{held_out.split}_bpd": found, **held_out.failures(self.flow)}
+
     def _picture(self) -> None:
-        if self.accelerator.is_main_process:
+        if self.processes.main:
             file = self.out / "samples" / f"step-{self.step:06d}.png"
-            self.held_out.picture(self.flow, file)
+            self.data.held_out.picture(self.flow, file)
             self.log.picture(file, self.step)
 
-    def _any_process(self, flag: bool | Tensor) -> bool:
-        if self.accelerator.num_processes == 1:
-            return bool(flag)
-        count = torch.tensor(float(flag), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(count, "sum"))
-
     def _save(self) -> None:
-        """Write the state to resume from and the weights to use, each whole or not at all."""
-        if not self.accelerator.is_main_process:
-            return
-        counts = {
-            "step": self.step,
-            "phase": self.phases.index(self.phase),
-            "best": self.best,
-            "skipped": self.skipped,
-        }
-        if self.improved:
-            write_tensors(self.flow.state_dict(), self.out / "best.safetensors")
-            self.improved = False
-        save_state(self.states.file(self.step), self._modules, self.optimizer, counts)
-        self._publish()
-        if not self.in_a_row:
-            self.states.prune()
-
-    def _publish(self) -> None:
-        """Write the weights to use; the first time, list the stage in the cascade beside it."""
-        if self.phase.name != "encoder":
-            write_tensors(self.flow.state_dict(), self.out / "model.safetensors")
-            if not self.listed:
-                register(self.out)
-                self.listed = True
+        if self.processes.main:
+            self.saver.save(self.progress)
 
 
-def _lost_a_process(error: RuntimeError) -> bool:
-    """Whether an error is that of a process group of which a process has ended."""
-    return isinstance(error, torch.distributed.DistError) or "onnection" in str(error)
+def accelerator(config: StageConfig) -> Accelerator:
+    """What runs a training on the devices there are, with nothing left to a user's own settings."""
+    train = config.train
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),  # or several CPU processes do not find each other
+        mixed_precision=train.precision,
+        gradient_accumulation_steps=1,
+        dynamo_backend="no",
+        log_with=list(train.trackers) or None,
+        project_config=ProjectConfiguration(config.out, f"{config.out}/logs"),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )

@@ -103,5 +103,4 @@ def _beyond(y: Tensor, reach: float) -> Tensor:
 
 def coding(config: StageConfig) -> Coding:
     """What a stage of this configuration models."""
-    of_details = config.model.kind == "srflow" and config.model.pyramid == "haar"
-    return (Details if of_details else Pixels)(config.data.bits)
+    return (Details if config.of_details else Pixels)(config.data.bits)

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 
 import torch
 from torch import Tensor
+
+from stages import InputError
 
 
 def generator(*parts: object) -> torch.Generator:
     """A CPU generator seeded by the SHA-256 of ``parts`` (numbers, strings, bytes)."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def whole_number(value: object, name: str) -> int:
+    """A seed, or another whole number, of any type that stands for one; else `InputError`.
+
+    Equal numbers of different types must not draw different noise.
+    """
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        raise InputError(f"{name} is a whole number, got {value!r}") from None
 
 
 def uniform(shape: tuple[int, ...], source: torch.Generator) -> Tensor:

@@ -19,10 +19,10 @@ from conftest import ROOT, launch, run_tool
 from PIL import Image
 
 from cascade import Cascade
-from cascade.config import load_config, save_config
 from cascade.data import open_images
 from cascade.evaluation.scoring import Journal, Row
 from cascade.figures.heatmap import spent
+from cascade.record import Record
 from cascade.stage import DTYPES, read_tensors, write_tensors
 from cascade.transforms.pyramid import halve_to
 from cascade.utils.lock import Lock
@@ -121,9 +121,7 @@ def test_names_of_files_may_be_any_bytes(digits, tmp_path):
 def test_counts_of_other_classes_are_no_prior(digits, tmp_path):
     shutil.copytree(digits, tmp_path / "run")
     for stage in ("glow8", "srf16"):
-        config = load_config(tmp_path / "run" / stage / "config.yaml")
-        config.data.counts = [1, 2, 3]
-        save_config(config, tmp_path / "run" / stage / "config.yaml")
+        Record(counts=[1, 2, 3]).save(tmp_path / "run" / stage)
     done = run_tool("likelihood", tmp_path / "run", *FEW, "--prior", "empirical")
     assert done.returncode == 2 and "10 classes: 3 numbers, 6 images" in done.stderr
 

@@ -83,7 +83,7 @@ def test_reversible_keeps_as_much_of_an_image_at_any_depth():
 
 
 def test_rewinding_gives_what_composing_gives():
-    parts = [randomise(Coupling(6, 8, scale_law("sigmoid", 0.5)), 0.2, seed) for seed in range(3)]
+    parts = [randomise(Coupling(6, 8, scale_law(0.5)), 0.2, seed) for seed in range(3)]
     found = []
     for apply in (compose, rewindable):
         x = torch.linspace(-1, 1, 2 * 6 * 4 * 4).double().reshape(2, 6, 4, 4).requires_grad_()

@@ -17,9 +17,9 @@ def first_gradients(run: Trainer) -> dict[str, Tensor]:
     seen = {}
 
     def look() -> None:
-        seen.update((name, p.grad.clone()) for name, p in run.module.named_parameters())
+        seen.update((name, p.grad.clone()) for name, p in run.learner.module.named_parameters())
 
-    run.optimizer.step = look
+    run.learner.optimizer.step = look
     run._train_step(run.batches(0))
     run.folder.release()
     return seen

@@ -6,7 +6,8 @@ import pytest
 from conftest import ROOT
 
 from cascade.config import load_config
-from cascade.training.resume import RESUMED_AS_IT_WAS, check_fingerprint, check_resumable
+from cascade.record import Record
+from cascade.training.resume import RESUMED_AS_IT_WAS, check_resumable
 from stages import InputError
 
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
@@ -15,6 +16,7 @@ KEPT = [
     for section, keys in RESUMED_AS_IT_WAS.items()
     for key in keys or [item.name for item in fields(getattr(load_config(SRF16), section))]
 ]
+SAME = Record(["a", "b"], [3, 4], "images", "previous")
 FREE = {"lr", "schedule", "milestones", "steps", "log_every", "save_every", "keep", "memory"}
 
 
@@ -30,13 +32,13 @@ def other(value: object) -> object:
 @pytest.mark.parametrize(("section", "key"), KEPT)
 def test_what_must_stay_is_named_with_both_values(section, key):
     before, now = load_config(SRF16), load_config(SRF16)
-    check_resumable(before, now)
+    check_resumable(before, now, SAME, SAME)
     part = getattr(now, section) if section else now
     old = getattr(part, key)
     setattr(part, key, other(old))
     name = f"{section}.{key}" if section else key
     with pytest.raises(InputError) as refused:
-        check_resumable(before, now)
+        check_resumable(before, now, SAME, SAME)
     assert f"{name}={old}, now it is {other(old)};" in str(refused.value)
 
 
@@ -44,21 +46,32 @@ def test_what_must_stay_is_named_with_both_values(section, key):
 def test_what_only_says_how_to_go_on_is_free(key):
     before, now = load_config(SRF16), load_config(SRF16)
     setattr(now.train, key, other(getattr(now.train, key)))
-    check_resumable(before, now)
+    check_resumable(before, now, SAME, SAME)
 
 
 def test_averaging_is_neither_begun_nor_ended():
     before, now = load_config(SRF16, ["train.ema=0.9"]), load_config(SRF16, ["train.ema=0"])
     for old, new in ((before, now), (now, before)):
         with pytest.raises(InputError, match="averaging can be neither begun nor ended"):
-            check_resumable(old, new)
-    check_resumable(before, load_config(SRF16, ["train.ema=0.99"]))
+            check_resumable(old, new, SAME, SAME)
+    check_resumable(before, load_config(SRF16, ["train.ema=0.99"]), SAME, SAME)
 
 
-def test_other_images_are_refused_unless_forced():
-    config = load_config(SRF16)
-    check_fingerprint(config, "", "new")
-    check_fingerprint(config, "same", "same")
-    with pytest.raises(InputError, match="no longer those"):
-        check_fingerprint(config, "old", "new")
-    check_fingerprint(replace(config, train=replace(config.train, resume="force")), "old", "new")
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("classes", ["b", "a"], r"classes=\['a', 'b'\], now it is \['b', 'a'\]"),
+        ("previous", "another", "the weights of augment.previous=previous, now it is another"),
+        ("images", "others", "no longer those"),
+    ],
+)
+def test_what_training_found_must_stay_too(key, value, message):
+    config, now = load_config(SRF16), replace(SAME, **{key: value})
+    with pytest.raises(InputError, match=message):
+        check_resumable(config, config, SAME, now)
+
+
+def test_other_images_are_taken_where_that_is_asked_for_or_none_were_known():
+    config, now = load_config(SRF16), replace(SAME, images="others", counts=[1, 1])
+    check_resumable(config, load_config(SRF16, ["train.resume=force"]), SAME, now)
+    check_resumable(config, config, replace(SAME, images=""), now)

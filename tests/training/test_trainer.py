@@ -211,11 +211,11 @@ def test_trackers_and_model_card(few_digits, tmp_path):
     assert [event.step for event in events.Images("samples")] == [3]
     card = (run.out / "README.md").read_text()
     held_out = rows[-1]["validation_bpd"]
-    assert f"{held_out:.4f} bits/dim" in card and run.config.data.fingerprint[:16] in card
+    assert f"{held_out:.4f} bits/dim" in card and run.data.record.images[:16] in card
     assert f"({next((run.out / 'samples').iterdir()).relative_to(run.out)})" in card
     command = re.search(r"```sh\n(.*)\n```", card).group(1).split()
-    assert command[:3] == ["accelerate", "launch", "tools/train.py"]
-    assert Trainer(load_config(command[3], command[4:])).run()
+    assert command[:2] == ["csrflow", "train"]
+    assert Trainer(load_config(command[2], command[3:])).run()
     assert same(run.out, tmp_path / "run-again")
 
 

@@ -25,12 +25,26 @@ from cascade.commands import INTERRUPTED
 from cascade.utils.files import check_writable, finite, whole
 from stages import Remark, SaidElsewhere
 
-console = Console(markup=False)
+PLOTS = (".png", ".pdf", ".svg")  # what curves can be written as
+
+
+class Terminal(Console):
+    """A console that falls silent where nobody reads it any more: results are files."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = Terminal(markup=False)
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a tool; bad input becomes one line on standard error and exit code 2."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name may not be of its encoding
     use_all_cores()
     try:
         with notes():
@@ -39,6 +53,12 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
     except (InputError, OSError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+            raise
+        reason = one_line(str(error).splitlines()[0])
+        print(f"error: out of memory, lower the batch: {reason}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -187,6 +207,12 @@ def check_picture(file: str | None) -> None:
         and Image.registered_extensions().get(Path(file).suffix.lower()) not in Image.SAVE
     ):
         raise InputError(f"{file} is not a picture's file name, such as grid.png")
+
+
+def check_plot(file: str | None) -> None:
+    """Raise `InputError` unless a file's name is one that curves can be written to."""
+    if file is not None and Path(file).suffix not in PLOTS:
+        raise InputError(f"{file} must end in {', '.join(PLOTS[:-1])} or {PLOTS[-1]}")
 
 
 def write_json(result: dict[str, object], file: str) -> None:

@@ -36,7 +36,7 @@ def open_source(cascade: Cascade, args: argparse.Namespace, data: str, split: st
     channels, size, _ = cascade.shape
     source = open_images(data, split, channels, args.resize, args.skip_bad, args.root)
     check_images(cascade.stages[-1].name, size, data, source.shape)
-    known = next((s.config.data.classes for s in cascade.stages if s.classes), [])
+    known = next((s.record.classes for s in cascade.stages if s.classes), [])
     source.labels = labels_by_name(source, known, cascade.classes)
     return source
 
@@ -69,7 +69,7 @@ def real_images(
     Fewer where the data set holds fewer.
     """
     source = open_data(cascade, args.data, args.split)
-    known = next((s.config.data.classes for s in cascade.stages if s.classes), [])
+    known = next((s.record.classes for s in cascade.stages if s.classes), [])
     labels = labels_by_name(source, known, cascade.classes)
     if cascade.classes and labels is None:
         name = args.data or cascade.stages[-1].config.data.name

@@ -109,7 +109,7 @@ def show(found: Sequence[Job]) -> None:
     devices = gpus()
     for place, job in enumerate(found):
         prefix = f"CUDA_VISIBLE_DEVICES={devices[place % len(devices)]} " if devices else ""
-        print(prefix + shlex.join(["csrflow", *job.words]))
+        cli.say(prefix + shlex.join(["csrflow", *job.words]))
 
 
 def train(found: Sequence[Job]) -> bool:

@@ -1,0 +1,139 @@
+"""What is trained: a stage's flow, its average and its optimiser, phase by phase."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from cascade.config import StageConfig
+from cascade.data.batches import Batch, Batches
+from cascade.stage import build, weights_digest
+from cascade.training.optimizer import averaged, learning_rate, optimiser
+from cascade.training.phases import Phase, encoder_loss, flow_loss, phases, super_resolution
+from stages import Flow, StageLoss, initialise
+
+
+class Learner:
+    """A stage's ``loss`` (its flow inside), its ``average`` and the phase that trains it.
+
+    ``module`` is what the phase trains, ``wrapped`` the same for several processes.
+    """
+
+    def __init__(self, config: StageConfig, accelerator: Accelerator, batches: Batches):
+        self.config, self.accelerator, self.batches = config, accelerator, batches
+        self.phases = phases(config)
+        self.phase: Phase | None = None
+        self.module: nn.Module | None = None
+        self.average = None
+        torch.manual_seed(config.seed)
+        self.loss = StageLoss(build(config)).to(accelerator.device)
+        self.loss.flow.keep(config.train.memory)
+
+    @property
+    def flow(self) -> Flow:
+        """The weights to use: the averaged ones where averaging is on."""
+        return self.loss.flow if self.average is None else self.average.module.flow
+
+    @property
+    def pretraining(self) -> bool:
+        """Whether the phase trains the encoder alone."""
+        return self.phase.name == "encoder"
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What a state holds of the phase's weights."""
+        if self.pretraining:
+            return {"encoder": self.module, "model": self.loss}
+        return {"model": self.loss} | ({"ema": self.average} if self.average else {})
+
+    @property
+    def steps(self) -> int:
+        """Of all phases."""
+        return self.phases[-1].end
+
+    def flow_step(self, step: int) -> int:
+        """A step without those of the encoder alone, which no schedule counts."""
+        return step - self.config.train.pretrain_steps
+
+    def enter_due(self, step: int) -> bool:
+        """Enter the phase of a coming step, if another one than this; whether it was."""
+        before = self.phase
+        while self.phase is not self.phases[-1] and step >= self.phase.end:
+            self.enter(self.phases[self.phases.index(self.phase) + 1])
+        return self.phase is not before
+
+    def enter(self, phase: Phase) -> None:
+        """Make ready what a phase trains, from the weights that the phase before it left."""
+        encoder, device = self.loss.flow.encoder, self.accelerator.device
+        if self.phase and self.phase.name == "frozen" and weights_digest(encoder) != self.frozen:
+            raise RuntimeError("the frozen encoder's weights changed during training")
+        self.phase = phase
+        if self.pretraining:
+            self.module = super_resolution(self.loss.flow, self.config).to(device)
+            rate = self.config.train.pretrain_lr
+            self.optimizer = torch.optim.Adam(self.module.parameters(), rate, foreach=True)
+        elif self.module is not self.loss:
+            self._set_up_flow()
+        if encoder is not None:
+            encoder.requires_grad_(phase.name != "frozen")
+        self.note_frozen()
+        self.accelerator.free_memory()
+        with warnings.catch_warnings():  # a later torch calls it forward_sync_buffers
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
+            self.wrapped = self.accelerator.prepare_model(self.module)
+        if self.config.train.compile and not self.pretraining:
+            self.module.compile()
+
+    def note_frozen(self) -> None:
+        """Remember the weights that the frozen phase must leave as they are."""
+        if self.phase.name == "frozen":
+            self.frozen = weights_digest(self.loss.flow.encoder)
+
+    def _set_up_flow(self) -> None:
+        train = self.config.train
+        first = self.batches.fixed(train.init_images).to(self.accelerator.device)
+        initialise(self.loss, *first.parts)
+        self.module = self.loss
+        self.average = averaged(self.loss, train.ema) if train.ema else None
+        self.optimizer = optimiser(self.loss, train)
+
+    def set_rate(self, step: int) -> float:
+        """Set the learning rate of a step, and give it."""
+        train = self.config.train
+        rate = train.pretrain_lr if self.pretraining else learning_rate(self.flow_step(step), train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def backward(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients of a process's share of a batch, part by part: figures, and their norm."""
+        parts = batch.split(self.config.train.accumulate)
+        metrics: dict[str, Tensor] = {}
+        objective = encoder_loss if self.pretraining else flow_loss
+        for part in parts:
+            joining = nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.wrapped)
+            with joining:
+                loss, found = objective(self.wrapped, part, self.config)
+                self.accelerator.backward(loss / len(parts))
+            for key, value in found.items():
+                metrics[key] = metrics.get(key, 0.0) + value / len(parts)
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        return metrics, get_total_norm(gradients, foreach=True)
+
+    def update(self, norm: Tensor) -> None:
+        """One step of the optimiser along the gradients, whose norm this is, and of the average."""
+        parameters = self.module.parameters()
+        clip_grads_with_norm_(parameters, self.config.train.clip, norm, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.loss)
+
+    def inputs(self, batch: Batch) -> tuple[Tensor | None, ...]:
+        """What of a batch goes into the module."""
+        return (batch.low,) if self.pretraining else batch.parts

@@ -1,0 +1,111 @@
+"""What a run leaves in its stage folder, and how it goes on from there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from cascade.config import StageConfig, load_saved
+from cascade.manifest import register
+from cascade.record import Record, load_record
+from cascade.stage import write_tensors
+from cascade.training.checkpoints import States, load_state, save_state
+from cascade.training.learner import Learner
+from cascade.training.resume import check_resumable
+from stages import InputError
+
+
+@dataclass
+class Progress:
+    """How far a run has come: steps made, the lowest held-out bits/dim, steps skipped.
+
+    ``improved``: the weights are the best so far, and not saved as such yet; ``in_a_row``: steps
+    skipped since the last that was not.
+    """
+
+    step: int = 0
+    best: float = float("inf")
+    skipped: int = 0
+    improved: bool = False
+    in_a_row: int = 0
+
+
+class Saver:
+    """States to resume from, the weights to use, the best ones: each whole or not at all."""
+
+    def __init__(self, config: StageConfig, learner: Learner):
+        self.config, self.learner = config, learner
+        self.out = Path(config.out)
+        self.states = States(self.out / "state", config.train.keep)
+        self.listed = False  # whether the folder above was told of this stage
+
+    def resume(self, record: Record) -> Progress:
+        """Continue from the newest state in the folder, or begin.
+
+        ``record`` is that of the images as they are now. Raises `InputError` where they, or the
+        configuration, are not those of the state.
+        """
+        if found := self.states.newest():
+            return self._resume(*found, record)
+        if (self.out / "model.safetensors").is_file():
+            raise InputError(
+                f"{self.out} holds weights, but no state to continue from; use another out=, "
+                "or --force to start anew"
+            )
+        self.learner.enter(self.learner.phases[0])
+        return Progress()
+
+    def _resume(
+        self, file: Path, tensors: dict[str, Tensor], counts: dict[str, int | float], record: Record
+    ) -> Progress:
+        learner = self.learner
+        if self.config.train.resume == "never":
+            raise InputError(f"{self.out} holds a trained stage; use another out=, or --force")
+        check_resumable(load_saved(self.out), self.config, load_record(self.out), record)
+        if not 0 <= counts["phase"] < len(learner.phases):
+            raise InputError(f"{file} is not a state of this run: its phase is {counts['phase']}")
+        learner.enter(learner.phases[counts["phase"]])
+        load_state(tensors, file, learner.modules, learner.optimizer)
+        learner.note_frozen()
+        if counts["step"] > learner.steps:
+            raise InputError(
+                f"{self.out} has reached step {counts['step']}, train.steps asks for "
+                f"{learner.steps}; use another out=, or --force to start anew"
+            )
+        return Progress(counts["step"], counts["best"], counts["skipped"])
+
+    def save(self, progress: Progress) -> None:
+        """Write the state to resume from and the weights to use."""
+        learner = self.learner
+        counts = {
+            "step": progress.step,
+            "phase": learner.phases.index(learner.phase),
+            "best": progress.best,
+            "skipped": progress.skipped,
+        }
+        if progress.improved:
+            write_tensors(learner.flow.state_dict(), self.out / "best.safetensors")
+            progress.improved = False
+        file = self.states.file(progress.step)
+        save_state(file, learner.modules, learner.optimizer, counts)
+        self.publish()
+        if not progress.in_a_row:
+            self.states.prune()
+
+    def publish(self) -> None:
+        """Write the weights to use; the first time, list the stage in the cascade beside it."""
+        if self.learner.pretraining:
+            return
+        write_tensors(self.learner.flow.state_dict(), self.out / "model.safetensors")
+        if not self.listed:
+            register(self.out)
+            self.listed = True
+
+    def last_state(self) -> str:
+        """What there is to go on from, as a sentence."""
+        files = self.states.files()
+        if not files:
+            return "nothing was saved yet"
+        return f"{files[0]} is whole, and the same command continues from it"
