@@ -21,7 +21,7 @@ fuzz: .venv/installed
 
 # most of an hour: kills at random moments
 soak: .venv/installed
-	$(BIN)/python -m pytest tests/test_kill.py -s --kills 200
+	$(BIN)/python -m pytest tests/training/test_kill.py -s --kills 200
 
 lint: .venv/installed
 	$(BIN)/ruff check .

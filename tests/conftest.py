@@ -114,7 +114,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--kills", type=int, default=3, help="how often tests/test_kill.py kills a training run"
+        "--kills", type=int, default=3, help="how often tests/training/test_kill.py kills a run"
     )
     parser.addoption(
         "--inputs", type=int, help="how many inputs, drawn by chance, tests/test_fuzz.py tries"

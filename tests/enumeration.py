@@ -9,7 +9,7 @@ from conftest import randomise
 from cascade import Cascade
 from cascade.config import Data, GlowModel, SRFlowModel, StageConfig, Train
 from cascade.stage import Stage
-from cascade.transforms.dequantise import centre, dequantise, log_volume
+from cascade.transforms.dequantise import centre, dequantise, expand_bits, log_volume
 from stages import Flow, srflow
 from stages.actnorm import ActNormInv1x1
 
@@ -59,3 +59,8 @@ def tiny_cascade(pyramid: str = "bicubic") -> Cascade:
 
 def condition(low: torch.Tensor) -> torch.Tensor:
     return centre(low, torch.float64, 2)
+
+
+def two_bit_images() -> torch.Tensor:
+    """Two-bit 2×2 images as 8-bit ones: more than a chunk, all different."""
+    return expand_bits(all_integers(0, 4, (1, 2, 2))[::9].to(torch.uint8), 2)

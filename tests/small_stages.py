@@ -1,13 +1,19 @@
-"""Stage folders with randomised weights, made without training: seconds saved, real otherwise."""
+"""Stages with randomised weights, made without training: seconds saved, real otherwise."""
 
 from pathlib import Path
 
+import torch
 from conftest import ROOT, randomise
+from torch import Tensor
 
+from cascade import Cascade
 from cascade.config import load_config, save_config
 from cascade.stage import Stage, build, load_stage, write_tensors
 
 SMALL = ("model.steps=1", "model.width=8", "data.size=16")
+FEW_LEVELS = ("model.steps=1", "model.width=8", "model.levels=1")
+# pyramid, classes, bits
+KINDS = [("haar", 10, 8), ("haar", 0, 8), ("bicubic", 10, 5), ("bicubic", 0, 8)]
 
 
 def stage_folder(folder: Path, *overrides: str, config: str = "photos/srf2x") -> Path:
@@ -24,3 +30,25 @@ def small_stage(folder: Path, *overrides: str) -> Stage:
     """The same, read in float64, to be given images one by one."""
     stage = load_stage(stage_folder(folder, *overrides), dtype="float64")
     return stage.replace(chunk=1)
+
+
+def random_cascade(pyramid: str, classes: int, bits: int = 8) -> Cascade:
+    """Three stages, 8, 16 and 32, with random weights; labels move their latents far."""
+    folder = ROOT / "configs" / ("mnist5k-haar" if pyramid == "haar" else "mnist5k")
+    stages = []
+    for name in ("glow8", "srf16", "srf32"):
+        changes = [*FEW_LEVELS, f"model.classes={classes}", f"data.bits={bits}"]
+        config = load_config(folder / f"{name}.yaml", changes)
+        flow = randomise(build(config), 0.05, seed=len(stages)).float().eval()
+        if classes:
+            flow.prior.table.weight.data.normal_()
+        stages.append(Stage(name, config, flow))
+    return Cascade(stages)
+
+
+def random_images(count: int, bits: int = 8) -> Tensor:
+    """What an image of so many bits may hold, anywhere between noise and a flat grey."""
+    cascade = random_cascade("bicubic", 0, bits)
+    smooth = torch.rand(count, 1, 32, 32, generator=torch.Generator().manual_seed(count))
+    contrast = torch.linspace(0.05, 1, count)[:, None, None, None]
+    return cascade.resize(((smooth * contrast) * 255).to(torch.uint8))

@@ -113,3 +113,13 @@ def test_consistency_counts_grey_levels():
     found = consistency([off.to(torch.uint8), high])[0]
     assert found["worst"] == 5 and found["mean"] == pytest.approx(5 / 48)
     assert found["exact"] == pytest.approx(47 / 48)
+
+
+def test_prior_of_the_classes():
+    torch.manual_seed(0)
+    columns = [torch.randn(5, 3).double()]
+    weights = torch.tensor([0.2, 0.0, 0.8])
+    nats, posterior = compose(columns, None, weights)
+    expected = (columns[0].exp() * weights.double()).sum(1).log()
+    torch.testing.assert_close(nats[:, 0], expected, rtol=1e-6, atol=1e-6)
+    assert (posterior[:, 1] == -math.inf).all()

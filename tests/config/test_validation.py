@@ -1,0 +1,54 @@
+"""What every setting must fulfil holds at its limits, and fails one step beyond."""
+
+from dataclasses import fields, is_dataclass
+
+import pytest
+from conftest import ROOT
+
+from cascade.config.reading import load_config
+from cascade.config.schema import KINDS, StageConfig
+from cascade.config.validation import CHOICES, LEAST, MOST, check
+from stages import InputError
+
+SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
+
+
+def having(key: str, value: object) -> StageConfig:
+    """A shipped SRFlow's configuration, with one setting changed unchecked."""
+    config = load_config(SRF16)
+    section, name = key.split(".")
+    assert hasattr(getattr(config, section), name), key
+    setattr(getattr(config, section), name, value)
+    return config
+
+
+@pytest.mark.parametrize(("key", "allowed"), CHOICES.items())
+def test_choices(key, allowed):
+    with pytest.raises(InputError, match=f"{key} must be one of {', '.join(allowed)}"):
+        check(having(key, "other"))
+
+
+@pytest.mark.parametrize(
+    ("key", "limit", "step"),
+    [(key, least, -1) for key, least in LEAST.items()] + [(k, m, 1) for k, m in MOST.items()],
+)
+def test_limits(key, limit, step):
+    check(having(key, limit))
+    with pytest.raises(InputError, match=f"{key} must be at"):
+        check(having(key, limit + step))
+
+
+def test_limits_are_of_settings_that_some_stage_has():
+    for section, name in (key.split(".") for key in (*CHOICES, *LEAST, *MOST)):
+        assert any(hasattr(of(kind, section), name) for kind in KINDS)
+
+
+def of(kind: str, section: str) -> object:
+    return KINDS[kind] if section == "model" else getattr(StageConfig("x"), section)
+
+
+def test_every_section_is_a_dataclass_of_its_own():
+    one, other = StageConfig("one"), StageConfig("other")
+    for item in fields(one):
+        value = getattr(one, item.name)
+        assert not is_dataclass(value) or value is not getattr(other, item.name)
