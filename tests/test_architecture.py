@@ -20,13 +20,20 @@ LATE = {"cascade.commands": frozenset({"cascade.commands.shared.cli"})}  # once 
 LIGHT = ("cascade", "cascade.commands")  # imported before anything heavy, and so that it may not be
 
 
-def packages() -> list[str]:
-    """The map's packages, lowest first."""
+@cache
+def first_cells() -> tuple[str, ...]:
+    """Of each row of the map, lowest first."""
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     table = re.search(r"^\| package \| knows \| never knows \|\n\|[-|]+\n((?:\|.*\n)+)", page, re.M)
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table[1].splitlines()]
     assert all(len(row) == 3 and all(row) for row in rows)
-    return [re.match(r"`([a-z_.]+)`", first)[1] for first, _, _ in rows]
+    return tuple(first for first, _, _ in rows)
+
+
+@cache
+def packages() -> tuple[str, ...]:
+    """The map's packages, lowest first."""
+    return tuple(re.match(r"`([a-z_.]+)`", first)[1] for first in first_cells())
 
 
 def module_name(file: Path) -> str:
@@ -74,6 +81,10 @@ def test_the_map_names_every_package_and_no_other():
     assert len(packages()) == len(set(packages()))
     found = {package_of(module) for module in MODULES}
     assert found == set(packages())
+    (root,) = (re.findall(r"`(\w+)`", cell) for cell in first_cells() if cell[:9] == "`cascade`")
+    assert {f"cascade.{name}" for name in root[1:]} == {
+        module for module, file in MODULES.items() if file.parent == ROOT / "cascade"
+    } - {"cascade"}
 
 
 @pytest.mark.parametrize("module", MODULES)
