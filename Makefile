@@ -3,8 +3,9 @@ BIN := .venv/bin
 CONFIGS := configs/mnist5k-haar
 RUN := runs/mnist5k-haar
 DATA := mnist5k
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
-.PHONY: demo test lint fuzz soak
+.PHONY: demo test lint docs fuzz soak
 
 demo: .venv/installed
 	$(BIN)/python tools/train.py --all $(CONFIGS)
@@ -26,6 +27,10 @@ soak: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# the documentation as a site, in site/
+docs: .venv/installed
+	$(MKDOCS) build --strict
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
