@@ -132,8 +132,9 @@ class Stage:
         mixed = torch.autocast(weight.device.type, torch.bfloat16, enabled=self.autocast)
         with exact, mixed:
             if times == 1 or times < self.chunk:
-                low = low if times == 1 else low.repeat_interleave(times, 0)
+                low = low if times == 1 or low is None else low.repeat_interleave(times, 0)
                 return in_chunks(function, x, low, *rest, size=self.chunk).cpu()
+            assert low is not None  # or times is 1
             results = []
             for i, rows in enumerate(torch.arange(len(x)).chunk(len(low))):
                 shared = partial(_with_low, function, low[i : i + 1])

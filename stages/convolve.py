@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 Layer = tuple[Tensor, Tensor]  # weight (O, I, k, k), k 1 or 3, and bias (O,)
 
@@ -51,9 +52,7 @@ class _Products(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, x: Tensor, added: Tensor | None, keep: bool, *tensors: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, added: Tensor | None, keep: bool, *tensors: Tensor) -> Tensor:
         weights, biases = tensors[::2], tensors[1::2]
         products = [_Product(weight) for weight in weights]
         ctx.few = max(1, AT_ONCE // (x.shape[2] * x.shape[3] * max(map(len, biases))))
@@ -75,11 +74,12 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         need_x, need_added, _, *needed = ctx.needs_input_grad
         kept, count = ctx.saved_tensors, len(needed) // 2
         products, inputs = [_Product(weight) for weight in kept[:count]], kept[count:]
-        of_matrices, of_biases = [None] * count, [None] * count
+        of_matrices: list[Tensor | None] = [None] * count
+        of_biases: list[Tensor | None] = [None] * count
         of_x, of_added = [], []
         for n, part in enumerate(grad.permute(0, 2, 3, 1).split(ctx.few)):
             for i in reversed(range(count)):
@@ -88,7 +88,9 @@ class _Products(torch.autograd.Function):
                     of_biases[i] = _plus(of_biases[i], part.sum((0, 1, 2)))
                 if need_added and not i:
                     of_added.append(part)
-                of_matrix, part = products[i].gradients(before, part, needed[2 * i], i or need_x)
+                of_matrix, part = products[i].gradients(
+                    before, part, needed[2 * i], bool(i or need_x)
+                )
                 if needed[2 * i]:
                     of_matrices[i] = _plus(of_matrices[i], of_matrix)
                 if i:
@@ -136,9 +138,7 @@ class _Product:
             return torch.addmm(bias, self._rows(x), self.matrix.t()).view(*x.shape[:3], len(bias))
         return self._overlapped(_flat(x) @ self.matrix, x.shape[:3]).add_(bias)
 
-    def gradients(
-        self, x: Tensor, grad: Tensor, of_matrix: bool, of_x: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def gradients(self, x: Tensor, grad: Tensor, of_matrix: bool, of_x: bool) -> tuple[Any, Any]:
         """The gradients of the matrix and of x, those that are wanted."""
         if self.widens:
             wide = _flat(grad)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,7 +55,7 @@ class Flow(nn.Module):
         self.squeezed = squeezed
         self.classes = classes
         self.body = body
-        self.encoder = encoder
+        self.encoder: Any = encoder  # or None
         self.residual = residual
         if classes:
             top, _ = self._peel(torch.empty(1, *shape))
@@ -84,7 +86,7 @@ class Flow(nn.Module):
             raise InputError("this stage is conditional: give the low image")
         return self.encoder(low)
 
-    def _centre(self, low: Tensor | None) -> Tensor | float:
+    def _centre(self, low: Any) -> Any:
         return upsampled(low[:, : self.shape[0]]) if self.residual else 0.0
 
     def _latent(self, x: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -148,7 +150,7 @@ class Flow(nn.Module):
         any that the levels divide.
         """
         nats, top = self._log_prob(x, low, label)
-        return nats, self.readout(top.flatten(1)) if self.classes else None
+        return nats, None if top is None else self.readout(top.flatten(1))
 
     def log_prob(self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None) -> Tensor:
         """log p(x | low, label) in nats, (B,)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,9 @@ class LU(Matrix):
     determinant, and no s can reach 0. Source: Glow, section 3.2.
     """
 
+    permutation: Tensor
+    sign: Tensor
+
     def __init__(self, channels: int):
         super().__init__()
         rotation, _ = torch.linalg.qr(torch.randn(channels, channels))
@@ -66,7 +70,7 @@ class LU(Matrix):
         return self.permutation @ lower @ upper
 
     @staticmethod
-    def log_dets(matrices: Sequence[Matrix], weights: Tensor) -> Tensor:
+    def log_dets(matrices: Sequence[Any], weights: Tensor) -> Tensor:
         return torch.stack([matrix.log_size.sum() for matrix in matrices])
 
 

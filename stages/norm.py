@@ -15,6 +15,8 @@ class ChannelAffine(nn.Module):
     `fitted` says that it was done. Source: Glow, section 3.1.
     """
 
+    fitted: Tensor
+
     def __init__(self, channels: int):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,9 @@ class _Rewindable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, part, trail, place, reads, x, *tensors):
+    def forward(
+        ctx: Any, part: Bijection, trail: Trail, place: int, reads: int, x: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
         ctx.part, ctx.trail, ctx.place, ctx.reads = part, trail, place, reads
         device = x.device.type
         ctx.autocast = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
@@ -50,7 +53,7 @@ class _Rewindable(torch.autograd.Function):
         return z, log_det
 
     @staticmethod
-    def backward(ctx, grad_z, grad_log_det):
+    def backward(ctx: Any, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Any, ...]:
         z, *tensors = ctx.saved_tensors
         if z is None:
             z, ctx.trail[ctx.place] = ctx.trail[ctx.place], None
@@ -59,14 +62,14 @@ class _Rewindable(torch.autograd.Function):
         with torch.enable_grad(), torch.autocast(z.device.type, dtype, enabled=enabled):
             leaves, output, log_det = ctx.part.rewind(z, cond)
         outputs = {output: grad_z, log_det: grad_log_det}
-        found = _gradients(outputs, [*leaves, *cond, *tensors[ctx.reads :]])
+        found: list[Any] = _gradients(outputs, [*leaves, *cond, *tensors[ctx.reads :]])
         if ctx.place:
             ctx.trail[ctx.place - 1] = torch.cat(leaves, dim=1).detach()
         of_x = torch.cat(found[: len(leaves)], dim=1)
         return None, None, None, None, of_x, *found[len(leaves) :]
 
 
-def _gradients(outputs: dict[Tensor, Tensor], inputs: Sequence[Tensor]) -> list[Tensor | None]:
+def _gradients(outputs: dict[Tensor, Tensor], inputs: Sequence[Tensor]) -> list[Any]:
     """What autograd gives for these inputs, None for those that take none."""
     outputs = {output: grad for output, grad in outputs.items() if output.requires_grad}
     wanted = [tensor for tensor in inputs if tensor.requires_grad]

@@ -59,7 +59,7 @@ def srflow(
         return [Mix(channels, permutation), *([Injector()] if injector else []), last]
 
     def level(channels: int, left: int) -> Bijection:
-        parts = [Mix(channels, permutation) for _ in range(transition_steps)]
+        parts: list[Bijection] = [Mix(channels, permutation) for _ in range(transition_steps)]
         parts += [part for _ in range(steps) for part in step(channels)]
         nets = Injections(steps, channels, width, injector_law) if injector else None
         if left == 1:

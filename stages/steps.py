@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +34,14 @@ class Steps(Remembering, Bijection):
         self, parts: Sequence[Bijection], features: int = 0, injections: Injections | None = None
     ):
         super().__init__()
-        self.parts = nn.ModuleList(parts)
+        self.parts: Any = nn.ModuleList(parts)
         self.mixes = [i for i, part in enumerate(parts) if isinstance(part, Mix)]
         self.injectors = [i for i, part in enumerate(parts) if isinstance(part, Injector)]
         self.readers = [i for i, p in enumerate(parts) if isinstance(p, Coupling) and p.reads]
         self.injections = injections
         widths = [injections.reads] if injections else []
-        self.widths = widths + [parts[i].reads for i in self.readers]
+        readers: list[Any] = [parts[i] for i in self.readers]
+        self.widths = widths + [part.reads for part in readers]
         if self.widths:
             self.project = NormedConv(features, sum(self.widths), 3)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cascade.config import StageConfig
 from cascade.stage import build, channels_last
@@ -19,7 +20,7 @@ from stages.nets import CouplingNet
 from stages.scale import ScaleLaw, scale_law
 
 
-def normflows_glow(config: StageConfig, x: Tensor) -> nn.Module:
+def normflows_glow(config: StageConfig, x: Tensor) -> Any:
     """A Glow of the `normflows` package with a configuration's levels, steps and width.
 
     Raises `InputError` where the package is not there, or the configuration is not a plain Glow.
@@ -61,7 +62,7 @@ def plain_srflow(config: StageConfig) -> Flow:
     Its couplings convolve the kept half and the features together, its injectors the features, at
     every step; actnorm and 1×1 are two maps, each with its own determinant and inverse.
     """
-    model = config.model
+    model: Any = config.model
     if model.kind != "srflow" or model.pyramid == "haar" or model.conditional_prior:
         raise InputError(
             "--against plain is for an SRFlow with model.pyramid=bicubic and no conditional_prior"
@@ -74,7 +75,7 @@ def plain_srflow(config: StageConfig) -> Flow:
         return [_PlainMix(channels), _PlainInjector(channels, model.width, law, features), couple]
 
     def level(channels: int, left: int) -> Bijection:
-        parts = [_PlainMix(channels) for _ in range(model.transition_steps)]
+        parts: list[Bijection] = [_PlainMix(channels) for _ in range(model.transition_steps)]
         parts += [part for _ in range(model.steps) for part in step(channels)]
         if left == 1:
             return Chain(*parts)
@@ -112,6 +113,7 @@ class _PlainCoupling(Coupling):
     def _shift_scale(self, kept: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         predicted = self.net(torch.cat([kept, cond[0]], dim=1)).to(kept.dtype)
         shift, raw = predicted.chunk(2, dim=1)
+        assert self.law is not None
         return shift, self.law(raw)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,6 +95,7 @@ class Augmentation:
     def __init__(self, config: StageConfig, device: torch.device):
         self.config = config
         self.augment = config.augment
+        assert config.augment.previous is not None
         self.stage = load_stage(config.augment.previous, device)
         _check_previous(self.stage, config)
         self.flow = self.stage.flow.requires_grad_(False)
@@ -101,7 +103,7 @@ class Augmentation:
             self.stage.flow = unwhitened(self.flow)
         self.weights = weights_digest(self.flow)
         self.block = -1
-        self.pool: dict[tuple, tuple[Tensor, float, bool]] = {}
+        self.pool: dict[tuple[Any, ...], tuple[Tensor, float, bool]] = {}
 
     @property
     def digest(self) -> str:
@@ -137,7 +139,7 @@ class Augmentation:
         images, sigmas, replaced = zip(*(self.pool[key] for key in keys), strict=True)
         return Disturbed(torch.stack(images), torch.tensor(sigmas), torch.tensor(replaced))
 
-    def _disturb(self, keys: list[tuple], rows: Tensor, low: Tensor, label: Tensor | None) -> None:
+    def _disturb(self, keys: list[tuple[Any, ...]], rows: Tensor, low: Tensor, label: Any) -> None:
         """Fill the pool with the images at ``rows``, which ``keys`` name."""
         seed, model, data = self.config.seed, self.config.model, self.config.data
         sources = [generator("augment", seed, self.block, *key) for key in keys]

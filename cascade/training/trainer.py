@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -36,7 +36,7 @@ from cascade.training.tracking import Log, check_trackers
 from cascade.transforms.dequantise import centre, quantise
 from stages import Flow, InputError, SaidElsewhere, StageLoss, initialise
 
-Watch = Callable[[int, dict[str, object]], None]
+Watch = Callable[[int, dict[str, Any]], None]
 Result = TypeVar("Result")
 
 
@@ -60,7 +60,7 @@ class Trainer:
         )
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         self._agree(self._check_batch)
-        self.augmentation = None
+        self.augmentation: Augmentation | None = None
         first = self.accelerator.is_local_main_process  # one process a machine downloads
         labelled = self._agree(lambda: first and self._open_data())
         labelled |= self._agree(lambda: not first and self._open_data())
@@ -69,13 +69,14 @@ class Trainer:
         self.folder = StageFolder(self.out)
         self.states = States(self.out / "state", train.keep)
         self.phases = phases(config)
-        self.phase: Phase | None = None
-        self.module: nn.Module | None = None  # what the phase trains
+        self.phase: Phase = None  # type: ignore[assignment]  # until one is entered, below
+        self.module: nn.Module = None  # type: ignore[assignment]  # what the phase trains
+        self.optimizer: torch.optim.Optimizer
         self.step = 0
         self.best, self.improved = float("inf"), False  # bits/dim of held-out images
         self.skipped = self.in_a_row = 0  # steps whose gradient was not finite
         self.replaced: list[Tensor] = []  # shares of rows replaced, since they were last logged
-        self.average = None
+        self.average: Any = None  # an AveragedModel, where averaging is on
         self.listed = False  # whether the folder above was told of this stage
         torch.manual_seed(config.seed)
         flow = self._agree(lambda: build(config))
@@ -103,6 +104,7 @@ class Trainer:
         config.data.classes = list(self.source.classes)
         labelled = bool(config.model.classes)
         if labelled:
+            assert self.source.labels is not None
             counts = self.source.labels.bincount(minlength=config.model.classes)
             config.data.counts = counts.tolist()
         if config.augment.previous:
@@ -139,7 +141,8 @@ class Trainer:
 
     def _agree(self, work: Callable[[], Result]) -> Result:
         """``work()`` on every process; an `InputError` of any becomes one of all, said once."""
-        result, error = None, None
+        result: Any = None
+        error = None
         try:
             result = work()
         except InputError as caught:
@@ -154,7 +157,7 @@ class Trainer:
             raise error
         return result
 
-    def _resume(self, file: Path, tensors: dict[str, Tensor], counts: dict[str, float]) -> None:
+    def _resume(self, file: Path, tensors: dict[str, Tensor], counts: dict[str, Any]) -> None:
         if self.config.train.resume == "never":
             raise InputError(f"{self.out} holds a trained stage; use another out=, or --force")
         before = load_config(self.out / "config.yaml")
@@ -205,7 +208,7 @@ class Trainer:
         self.optimizer = optimiser(self.loss, train)
 
     @property
-    def _modules(self) -> dict[str, nn.Module]:
+    def _modules(self) -> dict[str, Any]:
         """What a state holds of the phase's weights."""
         if self.phase.name == "encoder":
             return {"encoder": self.module, "model": self.loss}
@@ -290,6 +293,7 @@ class Trainer:
         if self.augmentation is None or self.phase.name == "encoder":
             return batch
         data = self.config.data
+        assert batch.low is not None
         found = self.augmentation(quantise(batch.low, data.bits), batch.label, self._flow_step)
         self.replaced.append(found.replaced.double().mean())
         low = centre(found.low, bits=data.bits)
@@ -297,7 +301,7 @@ class Trainer:
             low = with_sigma(low, found.sigma)
         return replace(batch, low=low)
 
-    def _train_step(self, batch: Batch) -> dict[str, Tensor | float] | None:
+    def _train_step(self, batch: Batch) -> dict[str, Any] | None:
         """One step of the optimiser; None if it was skipped, its gradient not being finite."""
         train, pretraining = self.config.train, self.phase.name == "encoder"
         rate = train.pretrain_lr if pretraining else learning_rate(self._flow_step, train)
@@ -355,7 +359,7 @@ class Trainer:
             return "nothing was saved yet"
         return f"{files[0]} is whole, and the same command continues from it"
 
-    def _record(self, metrics: dict[str, Tensor | float], validating: bool, watch: Watch) -> None:
+    def _record(self, metrics: dict[str, Any], validating: bool, watch: Watch) -> None:
         if self.replaced:
             metrics["replaced"] = torch.stack(self.replaced).mean().to(metrics["bpd"])
             self.replaced = []

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -130,7 +131,7 @@ def notes() -> Iterator[None]:
     """Print each remark that is made inside as a note, once, by the first process of a launch."""
     usual, seen = warnings.showwarning, set()
 
-    def show(message: Warning, category: type[Warning], *place: object) -> None:
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
         if not issubclass(category, Remark):
             usual(message, category, *place)
         elif str(message) not in seen and os.environ.get("RANK", "0") == "0":
@@ -139,7 +140,7 @@ def notes() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", Remark)
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]  # it hands on what it is given
         yield
 
 
@@ -189,7 +190,7 @@ def check_picture(file: str | None) -> None:
         raise InputError(f"{file} is not a picture's file name, such as grid.png")
 
 
-def write_json(result: dict[str, object], file: str) -> None:
+def write_json(result: dict[str, Any] | list[dict[str, Any]], file: str) -> None:
     """Write a tool's result, whole or not at all."""
     with whole(file) as aside:
         aside.write_text(json.dumps(finite(result), indent=2, allow_nan=False) + "\n", "utf-8")

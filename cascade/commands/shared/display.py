@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.table import Table
 
 from cascade import Report
@@ -20,7 +22,7 @@ def figures_table(title: str, columns: list[str], rows: list[list[str]]) -> Tabl
     return table
 
 
-def show_report(report: Report, result: dict[str, object]) -> None:
+def show_report(report: Report, result: dict[str, Any]) -> None:
     """The likelihood table, and everything a reader needs to quote it."""
     bpd = f"{report.bpd:.3f} ± {report.stderr:.3f}"
     rows = [
@@ -54,7 +56,7 @@ def show_report(report: Report, result: dict[str, object]) -> None:
     say(report.statement)
 
 
-def clip_line(rates: dict[str, object]) -> str:
+def clip_line(rates: dict[str, Any]) -> str:
     """How many of the samples held values that no image has."""
     values = ", ".join(f"{name} {rate:.2%}" for name, rate in rates["values"].items())
     some = f"{rates['samples']:.1%} of {rates['of']} samples had some"
