@@ -24,9 +24,13 @@ fuzz: .venv/installed
 soak: .venv/installed
 	$(BIN)/python -m pytest tests/test_kill.py -s --kills 200
 
+# style, types, and the documentation, which prints what it finds only if it finds something
 lint: .venv/installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy --no-error-summary
+	@echo '$(MKDOCS) build --strict'
+	@log=$$($(MKDOCS) build --strict --site-dir .venv/site 2>&1) || { echo "$$log"; exit 1; }
 
 # the documentation as a site, in site/
 docs: .venv/installed
