@@ -3,8 +3,9 @@ BIN := .venv/bin
 CONFIGS := configs/mnist5k-haar
 RUN := runs/mnist5k-haar
 DATA := mnist5k
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
-.PHONY: demo test lint fuzz soak
+.PHONY: demo test lint docs fuzz soak
 
 demo: .venv/installed
 	$(BIN)/python tools/train.py --all $(CONFIGS)
@@ -23,9 +24,17 @@ fuzz: .venv/installed
 soak: .venv/installed
 	$(BIN)/python -m pytest tests/training/test_kill.py -s --kills 200
 
+# style, types, and the documentation, which prints what it finds only if it finds something
 lint: .venv/installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy --no-error-summary
+	@echo '$(MKDOCS) build --strict'
+	@log=$$($(MKDOCS) build --strict --site-dir .venv/site 2>&1) || { echo "$$log"; exit 1; }
+
+# the documentation as a site, in site/
+docs: .venv/installed
+	$(MKDOCS) build --strict
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -21,7 +21,7 @@ from cascade.likelihood import (
     consistency,
 )
 from cascade.manifest import check_order, stage_folders, write_manifest
-from cascade.stage import Stage, load_stage, per_stage
+from cascade.stage import Stage, StageList, load_stage, per_stage
 from cascade.transforms.dequantise import expand_bits, log_volume, reduce_bits
 from cascade.transforms.pyramid import halve_to, pyramid
 from cascade.utils.non_finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
@@ -102,7 +102,7 @@ class Cascade(nn.Module):
                     InputWarning,
                     stacklevel=2,
                 )
-        self.stages = nn.ModuleList(stages)
+        self.stages = StageList(stages)
         self.training = any(stage.training for stage in stages)
         self.classes = max(stage.classes for stage in stages)
         self.bits = stages[0].config.data.bits

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def class_columns(
     integers v, kept as a running sum, the same noise for every class. ``density`` maps y
     (B, C, H, W) to log-densities (B, classes).
     """
-    total = None
+    total: Any = None
     for draw in range(samples):
         y = dequantised(draw)
         found = density(y).double()
@@ -94,7 +95,7 @@ def consistency(
     return found
 
 
-def clip_rates(clipped: Tensor, names: Sequence[str]) -> dict[str, object]:
+def clip_rates(clipped: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """How often samples are clipped, from the shares of their values (samples, stages).
 
     ``samples`` is the share, ``of`` so many, that have any such value: the mass that a Haar
@@ -160,7 +161,7 @@ class Report:
         return (self.image_bpd.std() / math.sqrt(len(self.nats))).item()
 
     @property
-    def stages(self) -> list[dict[str, str | float]]:
+    def stages(self) -> list[dict[str, Any]]:
         """Per stage: name, mean nats, bpd over its own dimensions, share of the composed bpd.
 
         ``constant`` is what dequantisation adds to the log-density, −D·log 2ⁿ, within the nats.

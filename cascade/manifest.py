@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -49,7 +50,7 @@ def _listed(folder: Path) -> Listing:
     if not manifest.is_file():
         raise InputError(f"{folder} holds neither {MANIFEST} nor a trained stage")
     try:
-        listed = OmegaConf.to_container(read_yaml(manifest))
+        listed: Any = OmegaConf.to_container(read_yaml(manifest))
     except (InputError, OmegaConfBaseException, OSError) as error:
         raise InputError(f"cannot read {manifest}: {first_line(error)}") from None
     names, shared = listed.get("stages"), listed.get("pyramid")

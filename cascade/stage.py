@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -164,8 +165,9 @@ class Stage(nn.Module):
         mixed = torch.autocast(weight.device.type, torch.bfloat16, enabled=self.autocast)
         with exact, mixed:
             if times == 1 or times < self.chunk:
-                low = low if times == 1 else low.repeat_interleave(times, 0)
+                low = low if times == 1 or low is None else low.repeat_interleave(times, 0)
                 return in_chunks(function, x, low, *rest, size=self.chunk).cpu()
+            assert low is not None  # or times is 1
             results = []
             for i, rows in enumerate(torch.arange(len(x)).chunk(len(low))):
                 shared = partial(_with_low, function, low[i : i + 1])
@@ -177,6 +179,16 @@ class Stage(nn.Module):
         if not self.config.augment.condition:
             return low
         return with_sigma(low, torch.full((len(low),), self.sigma))
+
+
+class StageList(nn.ModuleList):
+    """Stages, base first."""
+
+    def __iter__(self) -> Iterator[Stage]:
+        return super().__iter__()
+
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(index)
 
 
 def _with_low(function: Callable[..., Tensor], low: Tensor, x: Tensor, *labels: Tensor) -> Tensor:

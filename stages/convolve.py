@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +84,7 @@ class _Im2colLayers(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         need_x, need_added, _, *needed = ctx.needs_input_grad
         saved, count = ctx.saved_tensors, len(needed) // 2
         convs, inputs = [_Im2colConv(weight) for weight in saved[:count]], saved[count:]

@@ -27,13 +27,12 @@ class DenseBlock(nn.Module):
         super().__init__()
         inputs = [features + i * growth for i in range(5)]
         outputs = [growth] * 4 + [features]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(i, o, 3, padding=1) for i, o in zip(inputs, outputs, strict=True)
-        )
-        for conv in self.convs:
+        convs = [nn.Conv2d(i, o, 3, padding=1) for i, o in zip(inputs, outputs, strict=True)]
+        self.convs = nn.ModuleList(convs)
+        for conv in convs:
             nn.init.kaiming_normal_(conv.weight, a=0.2)
             conv.weight.data.mul_(0.1)
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # it has one
 
     def forward(self, x: Tensor) -> Tensor:
         dense = x

@@ -7,6 +7,7 @@ https://arxiv.org/abs/2006.14200 (conditional on a low-resolution image).
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ class Flow(nn.Module):
         self.squeezed = squeezed
         self.classes = classes
         self.body = body
-        self.encoder = encoder
+        self.encoder: Any = encoder  # or None
         self.residual = residual
         if classes:
             top, _ = self._split_latents(torch.empty(1, *shape))
@@ -172,7 +173,7 @@ class Flow(nn.Module):
         any size that the levels divide.
         """
         nats, top = self._log_prob(x, low, label)
-        return nats, self.readout(top.flatten(1)) if self.classes else None
+        return nats, None if top is None else self.readout(top.flatten(1))
 
     def log_prob(self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None) -> Tensor:
         """log p(x | low, label), (B,) in nats."""

@@ -6,6 +6,8 @@ https://arxiv.org/abs/1807.03039.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,12 +40,13 @@ class ZeroConv(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups)
         self.gain = nn.Parameter(torch.zeros(1, outputs, 1, 1))
         nn.init.zeros_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]  # it has one
 
     def layer(self) -> Layer:
         """Weight and bias of the equivalent convolution."""
         gain = (3 * self.gain).exp().transpose(0, 1)
-        return self.conv.weight * gain, self.conv.bias * gain.flatten()
+        bias: Any = self.conv.bias
+        return self.conv.weight * gain, bias * gain.flatten()
 
 
 class AffineHead(CheckpointedNet):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class _Reversible(torch.autograd.Function):
         return z, log_det
 
     @staticmethod
-    def backward(ctx, grad_z, grad_log_det):
+    def backward(ctx: Any, grad_z: Tensor, grad_log_det: Tensor) -> tuple[Any, ...]:
         z, *tensors = ctx.saved_tensors
         if z is None:
             z, ctx.activations[ctx.place] = ctx.activations[ctx.place], None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cascade.config import StageConfig
 from cascade.stage import build, channels_last
@@ -19,7 +20,7 @@ from stages.nets import CouplingNet
 from stages.prior import SplitPrior
 
 
-def normflows_glow(config: StageConfig, x: Tensor) -> nn.Module:
+def normflows_glow(config: StageConfig, x: Tensor) -> Any:
     """A Glow of the `normflows` package with a configuration's levels, steps and width.
 
     Raises `InputError` where the package is not there, or the configuration is not a plain Glow.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,9 +109,11 @@ def parts(
     def condition() -> None:
         with mixed:
             made = [level.of_condition((f,)) for level, f in zip(levels, features, strict=True)]
-        sum(tensor.sum() for level in made for cond in level for tensor in cond).backward()
+        total: Any = sum(tensor.sum() for level in made for cond in level for tensor in cond)
+        total.backward()
         flow.zero_grad()
 
+    assert given.low is not None
     versions = of_one_image(flow, given, given.low[:1], mixed)
     return {"versions": versions, "encoder": encoder, "condition": condition}
 
@@ -136,6 +139,7 @@ def plain(
     """The same of an SRFlow that reads its condition at every step, in the usual convolutions."""
     loss = ready(baselines.plain_srflow(config), config, device)
     given, mixed = inputs(config, device), autocast(device, precision)
+    assert given.low is not None
     low = given.low[:1].expand(VERSIONS, -1, -1, -1)
     versions = of_one_image(loss.flow, given, low, mixed)
     return usual(of_a_stage(loss, config, device, precision) | {"versions": versions})

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -83,7 +84,7 @@ def gather(
 
 def summary(
     args: argparse.Namespace, batch: int, seconds: dict[str, list[float]], counts: dict[str, int]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The table's rows, the peaks, and, ``--against`` another implementation, the ratios."""
     speeds = {name: count / median(seconds[name]) / 1e9 for name, count in counts.items()}
     rows, ratios = [], {}
@@ -146,7 +147,7 @@ def memory_of(args: argparse.Namespace, kind: str, precision: str) -> int:
     return int(done.stdout)
 
 
-def show(result: dict[str, object], against: str | None) -> None:
+def show(result: dict[str, Any], against: str | None) -> None:
     title = f"{result['config']}, batch {result['batch']}, {result['device']}"
     table = Table("operation", title=title)
     for name in ("images/s", "ms", "GFLOP/s", "of the peak", "MiB"):

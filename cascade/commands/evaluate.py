@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -30,7 +31,7 @@ from cascade.evaluation.sample_quality import real_features, sample_features
 from cascade.evaluation.super_resolution import Perceptual, pair_scores
 
 MOST = 1000  # temperatures of a sweep
-Row = dict[str, object]
+Row = dict[str, Any]
 Advance = Callable[[int], None]
 
 
@@ -145,7 +146,7 @@ def samples(
     args: argparse.Namespace,
     state: PartialState,
     advance: Advance,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Scores of samples by temperature and resolution, and of the real images' two halves."""
     net = feature_net(args)
     last = len(cascade.stages) - 1
@@ -192,7 +193,7 @@ def pairs(
     args: argparse.Namespace,
     state: PartialState,
     advance: Advance,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Scores of super-resolution by temperature, with bicubic interpolation's beside them."""
     if cascade.classes and source.labels is None:
         raise InputError(f"{args.data} has no labels of the cascade's classes, which it needs")
@@ -221,7 +222,7 @@ def origin(
     indices: Tensor,
     args: argparse.Namespace,
     state: PartialState,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What it takes to repeat the scores."""
     packages = ["csrflow", "torch", "scipy"] + ["scikit-image"] * bool(args.super_resolution)
     return {
@@ -248,7 +249,7 @@ def drawing() -> Callable[..., None]:
     return curves
 
 
-def draw_sweep(result: dict[str, object], curves: Callable[..., None], file: str) -> None:
+def draw_sweep(result: dict[str, Any], curves: Callable[..., None], file: str) -> None:
     """A panel a score: it against temperature, a line a resolution or method."""
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in result["scores"]:

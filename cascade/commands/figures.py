@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 from cascade import InputError
 from cascade.commands.shared import cli
@@ -43,7 +44,7 @@ FIGURES = {
 }
 OF_LOGS = ("failures", "training")
 OF_SEVERAL = ("failures", "conditions", "samples", "stability")
-NUM = {
+NUM: dict[str, tuple[Any, str]] = {
     "conditions": (256, "images"),
     "interpolation": (3, "pairs of images"),
     "neighbours": (200, "samples; 8 are shown"),

@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -179,7 +180,7 @@ def column(rows: list[Row], codec: str) -> Tensor:
 
 def origin(
     cascade: Cascade, source: ImageSource, protocol: Protocol, args: argparse.Namespace
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What it takes to repeat the figures."""
     return {
         "run": args.run,
@@ -196,7 +197,7 @@ def origin(
     }
 
 
-def measured(rows: list[Row], speed: float | None, state: PartialState) -> dict[str, object]:
+def measured(rows: list[Row], speed: float | None, state: PartialState) -> dict[str, Any]:
     """Mean bits/dim as lossless files, and images a second by the clock: read, scored, compressed.
 
     Of this run, by all processes together; images that an interrupted run had scored do not count.
@@ -244,6 +245,7 @@ def labels_of(cascade: Cascade, records: Records) -> tuple[Tensor | None, str | 
         return None, None
     if records.labels is not None:
         return records.labels, "given"
+    assert records.report.posterior is not None
     return records.report.posterior.argmax(1), "most likely"
 
 
@@ -263,7 +265,7 @@ def draw_heatmap(
 
 def bounds(
     cascade: Cascade, source: ImageSource, records: Records, args: argparse.Namespace
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Every stage but the first on disturbed conditions, printed; mean figures for the JSON."""
     images = cascade.resize(source.read(records.indices))
     labels, whose = labels_of(cascade, records)

@@ -7,6 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ def main() -> None:
     per_stage(temperature, len(cascade.stages))
     cli.check_memory(4 * args.num * math.prod(cascade.shape), f"{args.num:,} samples")
     rows = class_rows(cascade, args.classes, args.num)
-    labels = rows and cascade.needed_labels(
+    labels: Any = rows and cascade.needed_labels(
         [label for label, n in rows for _ in range(n)], args.num
     )
     started = time.perf_counter()
@@ -99,7 +100,7 @@ def class_rows(cascade: Cascade, classes: str | None, num: int) -> list[tuple[in
 
 def draw(
     cascade: Cascade, args: argparse.Namespace, labels: Tensor | None, temperature: list[float]
-) -> tuple[Tensor, int, dict[str, object]]:
+) -> tuple[Tensor, int, dict[str, Any]]:
     """Samples, how many were not finite, and how often they were clipped."""
     images, clipped, failed = [], [], 0
     with Progress(console=cli.console, transient=True) as bar:
@@ -133,7 +134,7 @@ def save_rows(
 
 
 def save_npz(images: Tensor, labels: Tensor | None, file: str) -> None:
-    arrays = {"images": images.permute(0, 2, 3, 1).numpy()}
+    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy()}
     if labels is not None:
         arrays["labels"] = labels.numpy()
     with whole(file) as aside, open(aside, "wb") as handle:

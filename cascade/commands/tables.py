@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -24,7 +25,7 @@ from cascade.evaluation.sample_quality import real_features, sample_features
 from cascade.evaluation.tables import Part, Row, Table, load_row, load_table, parts
 from cascade.utils.files import whole
 
-Entry = dict[str, object]
+Entry = dict[str, Any]
 
 
 def main() -> None:
@@ -127,7 +128,9 @@ def score(
     levels = [i for i, stage in enumerate(cascade.stages) if stage.shape[1] in table.sizes]
     of_all = {"images": len(indices), "source_sha256": fingerprint(source), **net.origin}
     keys = {level: key(cascade, level, table) | of_all for level in levels}
-    known = {level: next((e for e in entries if e["of"] == keys[level]), None) for level in levels}
+    known: dict[int, Any] = {
+        level: next((e for e in entries if e["of"] == keys[level]), None) for level in levels
+    }
     missing = [level for level in levels if known[level] is None]
     wanted = broadcast_object_list([missing])[0]  # the main process alone keeps entries
     hidden = not state.is_main_process

@@ -6,6 +6,7 @@ import argparse
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -56,7 +57,7 @@ def main() -> None:
     judged = judge(stages[0], folders[0], low, args.label)
     started = time.perf_counter()
     with Progress(console=cli.console, transient=True) as bar:
-        total = args.num * count_tiles(stages, *low.shape[1:], tiling)
+        total = args.num * count_tiles(stages, low.shape[1], low.shape[2], tiling)
         task = bar.add_task("enlarging", total=total)
         images = upscale(
             stages, low, args.num, scale, args.seed, args.label, tiling,
@@ -113,7 +114,7 @@ def check_cost(photo: Photo, args: argparse.Namespace) -> None:
     cli.check_memory(BYTES * args.num * pixels, f"{args.num:,} samples of {pixels:,} pixels")
 
 
-def judge(stage: Stage, folder: Path, low: Tensor, label: int | None) -> dict[str, object]:
+def judge(stage: Stage, folder: Path, low: Tensor, label: int | None) -> dict[str, Any]:
     """Say how the stage finds the photo's own pair, and warn where it finds it unusual."""
     found = typicality(stage, low, label)
     if found is None:
@@ -136,16 +137,16 @@ def judge(stage: Stage, folder: Path, low: Tensor, label: int | None) -> dict[st
 
 def measure(
     stages: list[Stage], low: Tensor, images: Tensor, truth: Tensor | None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """How well each sample halves to the low image, and how near it is to the true one."""
-    found = {"lr_psnr": [low_psnr(stages, image, low) for image in images]}
+    found: dict[str, Any] = {"lr_psnr": [low_psnr(stages, image, low) for image in images]}
     if truth is not None:
         found["psnr"] = [psnr_between(image, truth) for image in images]
         found["cubic_psnr"] = psnr_between(bicubic(low, truth.shape[1] // low.shape[1]), truth)
     return found
 
 
-def show(result: dict[str, object], files: list[str]) -> None:
+def show(result: dict[str, Any], files: list[str]) -> None:
     for i, file in enumerate(files):
         truth = f", PSNR {result['psnr'][i]:.2f} dB" if "psnr" in result else ""
         cli.say(f"{file}: LR-PSNR {result['lr_psnr'][i]:.2f} dB{truth}")
@@ -158,7 +159,7 @@ def save_sheet(low: Tensor, images: Tensor, truth: Tensor | None, file: str) -> 
     """The middle of the low image, of its cubic interpolation, the samples, and the true image."""
     factor = images.shape[2] // low.shape[1]
     repeated = low.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-    shown = [repeated, bicubic(low, factor), *images]
+    shown: Any = [repeated, bicubic(low, factor), *images]
     shown = torch.stack(shown if truth is None else [*shown, truth])
     tall, wide = (min(SHOWN, side) for side in shown.shape[2:])
     top, left = (shown.shape[2] - tall) // 2, (shown.shape[3] - wide) // 2

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -53,14 +54,14 @@ def _read(path: Path, overrides: Sequence[str], saved: bool = False) -> StageCon
         augment, sigma = given.get("augment"), OmegaConf.select(changes, "augment.sigma")
         if sigma is not None and isinstance(augment, DictConfig):
             augment.pop("sigma", None)  # a schedule is replaced, not added to
-        given = OmegaConf.merge(given, changes)
+        given = cast(DictConfig, OmegaConf.merge(given, changes))
         if OmegaConf.select(given, "train.precision") is False:
             given.train.precision = "no"  # which YAML reads as a truth value
         kind = OmegaConf.select(given, "model.kind")
         if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(f"{path}: model.kind must be one of {', '.join(KINDS)}, got {kind!r}")
         schema = OmegaConf.structured(StageConfig(model=KINDS[kind]()))
-        config = OmegaConf.to_object(OmegaConf.merge(schema, given))
+        config: Any = OmegaConf.to_object(OmegaConf.merge(schema, given))
     except InputError:
         raise
     except (FileNotFoundError, IsADirectoryError):
@@ -77,7 +78,7 @@ def _read(path: Path, overrides: Sequence[str], saved: bool = False) -> StageCon
 
 def _leave_out_what_is_idle(config: StageConfig, path: str | Path) -> None:
     """Say which settings do nothing beside the others, and do without them."""
-    model, train = config.model, config.train
+    model, train = cast(Any, config.model), config.train
     if model.levels == 1 and getattr(model, "conditional_prior", False):
         model.conditional_prior = False
         idle = "model.conditional_prior does nothing at model.levels=1, which drops no half"
@@ -95,7 +96,7 @@ def save_config(config: StageConfig, path: Path) -> None:
 
 
 def _explain(error: OmegaConfBaseException, kind: str) -> str:
-    key = error.full_key
+    key = str(error.full_key)
     if isinstance(error, MissingMandatoryValue):
         return f"{key} is not set"
     known = _keys(StageConfig(model=KINDS[kind]()))
@@ -106,7 +107,7 @@ def _explain(error: OmegaConfBaseException, kind: str) -> str:
     return f"a {kind} stage has no setting {key}{hint}"
 
 
-def _keys(config: object, prefix: str = "") -> list[str]:
+def _keys(config: Any, prefix: str = "") -> list[str]:
     names = []
     for item in fields(config):
         value = getattr(config, item.name)

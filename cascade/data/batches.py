@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(*(None if t is None else t.to(device, non_blocking=True) for t in self.parts))
+        moved: list[Any] = [
+            None if t is None else t.to(device, non_blocking=True) for t in self.parts
+        ]
+        return Batch(*moved)
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in so many equal parts."""
@@ -103,7 +107,8 @@ class Batches:
             low = centre(halve(high, data.bits, model.pyramid), bits=data.bits)
         values = self.coding.values(high)
         noise = torch.stack([uniform(values.shape[1:], source) for source in sources])
-        labels = self.source.labels[indices] if self.labelled else None
+        known: Any = self.source.labels
+        labels = known[indices] if self.labelled else None
         return Batch(dequantise(values, noise, data.bits), low, labels)
 
     def _of_step(self, step: int) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,14 +117,14 @@ def labels_by_name(source: ImageSource, classes: Sequence[str], count: int) -> T
     return labels
 
 
-def _package(module: str, name: str) -> object:
+def _package(module: str, name: str) -> Any:
     try:
         return __import__(module, fromlist=["data"])
     except ImportError:
         raise InputError(f"data set {name} needs a package: pip install 'csrflow[demo]'") from None
 
 
-def _padded(pixels: np.ndarray) -> Tensor:
+def _padded(pixels: np.ndarray | Tensor) -> Tensor:
     """28×28 digits in a black frame of 32×32."""
     return torch.nn.functional.pad(torch.as_tensor(pixels, dtype=torch.uint8), (2, 2, 2, 2))
 
@@ -175,7 +176,7 @@ def _photos(split: str, root: str) -> ArrayImages:
     return ArrayImages(torch.cat(patches))
 
 
-def _downloaded(build: Callable[[], object], name: str, root: str) -> object:
+def _downloaded(build: Callable[[], Any], name: str, root: str) -> Any:
     try:
         return build()
     except (OSError, RuntimeError, ImportError) as error:
@@ -216,6 +217,7 @@ def _held_out(source: ArrayImages, split: str) -> ArrayImages:
     if split == "all":
         raise InputError("split 'all' is for folders and .npz files; choose train or test")
     mask = torch.zeros(len(source), dtype=torch.bool)
+    assert source.labels is not None
     for label in source.labels.unique().tolist():
         members = (source.labels == label).nonzero().flatten()
         order = torch.randperm(len(members), generator=generator("validation", label))
@@ -233,7 +235,7 @@ def _celeba(split: str, root: str) -> FileImages:
     names = {"train": ["train"], "validation": ["valid"], "trainval": ["train", "valid"]}
     files = []
     for official in names.get(split, [split]):
-        found = _downloaded(lambda s=official: CelebA(root, s, download=True), "celeba", root)
+        found = _downloaded(partial(CelebA, root, official, download=True), "celeba", root)
         folder = Path(found.root) / found.base_folder / "img_align_celeba"
         files += [folder / name for name in found.filename]
     return FileImages(files, (3, CELEBA_CROP, CELEBA_CROP), crop=CELEBA_CROP)

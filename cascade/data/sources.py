@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ class ArrayImages:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
-        return tuple(self.pixels.shape[1:])
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
 
     def read(self, indices: Tensor) -> Tensor:
         """The images at ``indices``, uint8 (B, C, H, W)."""
@@ -130,9 +132,10 @@ def open_folder(
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
     if not files:
         raise InputError(f"folder {folder} holds no images ({', '.join(sorted(EXTENSIONS))})")
-    good, shapes, digests, problems = [], {}, [], []
+    good, digests, problems = [], [], []
+    shapes: dict[Any, Path] = {}  # a file of each
 
-    def inspect(file: Path) -> tuple[tuple[int, ...], str] | Exception:
+    def inspect(file: Path) -> tuple[Any, str] | Exception:
         try:
             content = file.read_bytes()
             shape = tuple(decode(BytesIO(content), channels, resize, None).shape)
@@ -195,8 +198,8 @@ def open_npz(file: Path, channels: int, resize: int | None = None) -> ArrayImage
     if resize:
         images = np.stack([_resized(image, resize) for image in images])
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    labels = _checked_labels(file, labels, len(pixels))
-    return ArrayImages(pixels, labels, _checked_classes(file, arrays.get("classes"), labels))
+    checked = _checked_labels(file, labels, len(pixels))
+    return ArrayImages(pixels, checked, _checked_classes(file, arrays.get("classes"), checked))
 
 
 def _resized(image: np.ndarray, size: int) -> np.ndarray:

@@ -18,7 +18,7 @@ def open_stage_images(config: StageConfig, split: str) -> ImageSource:
     check_images(name, data.size, data.name, source.shape)
     if classes and source.labels is None:
         raise InputError(f"stage {name} has {classes} classes, but {data.name} has no labels")
-    if classes and int(source.labels.max()) >= classes:
+    if classes and source.labels is not None and int(source.labels.max()) >= classes:
         raise InputError(
             f"stage {name} has {classes} classes, "
             f"but {data.name} has labels up to {int(source.labels.max())}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "PNG": {"optimize": True},
     "WebP": {"lossless": True, "quality": 100, "method": 6},
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -200,11 +201,13 @@ class _Visit:
     log_det: Tensor
 
 
-def _visit(flow: Flow, *inputs: Tensor | None) -> tuple[dict[str, _Visit], Tensor]:
+def _visit(flow: Flow, *inputs: Any) -> tuple[dict[str, _Visit], Tensor]:
     """Encode images: what every elementary layer saw, by dotted name in order, and their noise."""
     visits: dict[str, _Visit] = {}
 
-    def note(name: str, layer: Bijection, args: tuple, output: tuple[Tensor, Tensor]) -> None:
+    def note(
+        name: str, layer: Bijection, args: tuple[Any, ...], output: tuple[Tensor, Tensor]
+    ) -> None:
         x, cond = args
         made_of_weights = isinstance(layer, ActNormInv1x1)  # and to be made anew for its inverse
         visits[name] = _Visit(layer, x, () if made_of_weights else cond, *output)
@@ -237,7 +240,7 @@ def _check_layer(name: str, visit: _Visit) -> LayerCheck:
     )
 
 
-def _scales(layer: Bijection, x: Tensor, cond: Cond) -> Tensor:
+def _scales(layer: Any, x: Tensor, cond: Cond) -> Tensor:
     """The factors by which a layer stretches what it changes."""
     if isinstance(layer, ActNormInv1x1):
         return torch.linalg.svdvals(layer.affine_constants([layer])[0][0].double())
@@ -246,7 +249,7 @@ def _scales(layer: Bijection, x: Tensor, cond: Cond) -> Tensor:
     return layer._shift_scale(split(x)[0], cond)[1]
 
 
-def _log_det_error(layer: Bijection, x: Tensor, cond: Cond) -> Tensor:
+def _log_det_error(layer: Bijection, x: Tensor, cond: Sequence[Tensor]) -> Tensor:
     """|log_det − log |det J||, in nats a dimension, in float64 on a crop of the first image."""
     exact = deepcopy(layer).cpu().double()
     x, *cond = (_crop(given, x.shape[1]) for given in (x, *cond))

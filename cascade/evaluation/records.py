@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -46,7 +47,7 @@ class Records:
     def write_npz(self, file: str) -> None:
         """Arrays index, files, label, stages, nats (N, stages), bpd, and log p(y | image)."""
         report = self.report
-        arrays = {
+        arrays: dict[str, Any] = {
             "index": self.indices.numpy(),
             "files": np.array(self.names),
             "stages": np.array(report.names),

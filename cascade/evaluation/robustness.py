@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,8 @@ def reconstructions(
     ``images`` are full ones, uint8 (N, C, H, W); ``scaling`` is whitened or raw. All σ share ε.
     """
     labels = cascade.needed_labels(labels, len(images))
-    lower, image = ([None, *cascade.levels(images)])[stage : stage + 2]
+    levels: list[Any] = [None, *cascade.levels(images)]
+    lower, image = levels[stage : stage + 2]
     model = cascade.stages[stage]
     if scaling == "raw":
         model, labels = model.replace(flow=without_priors(model.flow)), None
@@ -84,7 +86,8 @@ def conditional_bpd(
     if not 1 <= stage < len(cascade.stages):
         raise InputError(f"stage {stage} has none below it; choose 1 to {len(cascade.stages) - 1}")
     labels = cascade.needed_labels(labels, len(images))
-    lower, low, high = ([None, *cascade.levels(images)])[stage - 1 : stage + 2]
+    levels: list[Any] = [None, *cascade.levels(images)]
+    lower, low, high = levels[stage - 1 : stage + 2]
     above, below = cascade.stages[stage], cascade.stages[stage - 1]
     noise = normal_noise(high, below.flow.shape, seed, stage, draw=0)
     y = above.coding.dequantise(high, seed, stage, draw=0)

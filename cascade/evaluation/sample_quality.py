@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -75,7 +76,7 @@ def real_features(
         return [found[level] for level in levels]
 
     digests = _digests(images, len(indices), batch, len(levels))
-    files = [_file(folder, digest, net) for digest in digests]
+    files: list[Any] = [_file(folder, digest, net) for digest in digests]
     missing = [[i for i, file in enumerate(files) if not (file and file.is_file())]]
     if state and state.num_processes > 1:
         broadcast_object_list(missing)  # or a process that sees a new file waits for no one

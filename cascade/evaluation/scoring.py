@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -58,7 +59,7 @@ class Journal:
     ``header`` says what the rows are of; rows of anything else are never mixed in.
     """
 
-    def __init__(self, folder: Path, header: dict[str, object]):
+    def __init__(self, folder: Path, header: dict[str, Any]):
         self.folder = folder
         self.header = json.loads(json.dumps(header))
 
@@ -103,7 +104,7 @@ class Journal:
         return f"{zlib.crc32(text.encode()):08x} {text}\n"
 
     @staticmethod
-    def _opened(line: bytes, file: Path) -> object:
+    def _opened(line: bytes, file: Path) -> Any:
         """The value of a line; `InputError` where it is not what was written."""
         checksum, _, text = line.partition(b" ")
         if checksum != f"{zlib.crc32(text):08x}".encode():

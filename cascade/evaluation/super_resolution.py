@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -93,7 +94,8 @@ def pair_scores(
         rows = indices[first : first + number]
         found = real_levels(cascade, source, rows)
         true, low = found[-1], found[start]
-        labels = source.labels[rows] if cascade.classes else None
+        known: Any = source.labels
+        labels = known[rows] if cascade.classes else None
         drawn = versions(cascade, low, samples, labels, temperature, seed)[-1].transpose(0, 1)
         ours = [_beside(cascade, image, true, low, perceptual) for image in drawn]
         theirs = _beside(cascade, bicubic(low, factor), true, low, perceptual)

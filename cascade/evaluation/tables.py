@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -70,7 +71,11 @@ class Part:
     def folder(self) -> str:
         """The name of its stage folder, which says all that it is trained on."""
         name = f"{self.kind}{'cc' * self.conditional}{self.size}"
-        return f"{name}-{self.sigma:g}-after-{self.below.folder}" if self.sigma else name
+        return (
+            f"{name}-{self.sigma:g}-after-{self.below.folder}"
+            if self.below and self.sigma
+            else name
+        )
 
     def settings(self, table: Table) -> list[str]:
         """What to change in its configuration, as key=value."""
@@ -78,7 +83,7 @@ class Part:
             f"out={Path(table.runs, self.folder)}",
             f"model.classes={table.classes if self.conditional else 0}",
         ]
-        if self.sigma:
+        if self.below and self.sigma:
             previous = Path(table.runs, self.below.folder)
             words += [f"augment.previous={previous}", f"augment.sigma={self.sigma:g}"]
         return [*words, *table.train]
@@ -131,7 +136,7 @@ def load_table(file: str | Path, overrides: Sequence[str] = ()) -> Table:
             read_yaml(find_config(file)),
             OmegaConf.from_dotlist(list(overrides)),
         )
-        table = OmegaConf.to_object(given)
+        table: Any = OmegaConf.to_object(given)
     except InputError:
         raise
     except (FileNotFoundError, IsADirectoryError):

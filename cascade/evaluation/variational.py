@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,8 @@ def variational(
     if samples < 1:
         raise InputError(f"estimate the bound from at least one sample, not {samples}")
     labels = cascade.needed_labels(labels, len(images))
-    lower, low, high = ([None, *cascade.levels(images)])[stage - 1 : stage + 2]
+    levels: list[Any] = [None, *cascade.levels(images)]
+    lower, low, high = levels[stage - 1 : stage + 2]
     above, below = cascade.stages[stage], cascade.stages[stage - 1]
     z = below.run(below.flow.noise_of, below.coding.centre(low), lower, labels)
     kl = kl_to_prior(z, sigma)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def _has_log_det(module: nn.Module) -> bool:
     return isinstance(module, ClassPrior) or inner == [module]
 
 
-def _by_position(module: nn.Module, x: Tensor, cond: object, log_det: Tensor) -> Tensor:
+def _by_position(module: nn.Module, x: Tensor, cond: Any, log_det: Tensor) -> Tensor:
     """One module's log-determinant (B,) over the positions of its level, (B, h, w), in nats.
 
     Where a net predicts the scale s it is Σ_channels log s; elsewhere every position counts alike.
@@ -72,8 +73,8 @@ def nats_map(
     """
     parts = []
 
-    def note(module: nn.Module, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        parts.append(_spread(_by_position(module, *inputs, output[1]), x.shape[2]))
+    def note(module: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        parts.append(_spread(_by_position(module, inputs[0], inputs[1], output[1]), x.shape[2]))
 
     with ExitStack() as hooks:
         for module in filter(_has_log_det, flow.modules()):

@@ -35,8 +35,8 @@ def spherical(start: Tensor, end: Tensor, share: float) -> Tensor:
         raise InputError("no arc is the shortest between noise and its opposite: take other images")
     # sin(tθ)/sin θ = t·sinc(tθ)/sinc(θ), which holds for θ = 0 as well
     ways = [t * torch.sinc(t * angle) / torch.sinc(angle) for t in (1 - share, share)]
-    lengths = (z.double().flatten(1).norm(dim=1, keepdim=True) for z in (start, end))
-    radius = torch.lerp(*lengths, share)
+    lengths = [z.double().flatten(1).norm(dim=1, keepdim=True) for z in (start, end)]
+    radius = torch.lerp(lengths[0], lengths[1], share)
     return (radius * (ways[0] * a + ways[1] * b)).reshape(start.shape).to(start)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 
@@ -15,7 +16,7 @@ from matplotlib import pyplot
 COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#8a5aa8", "#c98a1b", "#555555")
 DPI = 110  # pixels an inch
 FEW = 40  # points that are marked, each
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,

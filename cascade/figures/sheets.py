@@ -24,7 +24,7 @@ class Block:
     """
 
     title: str
-    rows: Sequence[Sequence[Tensor]]
+    rows: Sequence[Sequence[Tensor] | Tensor] | Tensor
     columns: Sequence[str] = ()
     names: Sequence[str] = ()
     captions: Sequence[Sequence[str]] = ()
@@ -38,7 +38,7 @@ def save_sheet(blocks: Sequence[Block], file: str) -> None:
     with matplotlib.rc_context({**STYLE, "savefig.bbox": "tight"}):
         figure = pyplot.figure()
         axis = figure.add_axes((0, 0, 1, 1))
-        bottom = 0
+        bottom: float = 0
         for block in blocks:
             bottom = _draw(axis, block, bottom, tile)
         width = widest * (tile + GAP)

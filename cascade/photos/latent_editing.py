@@ -32,7 +32,7 @@ def encode(stage: Stage, images: Tensor, labels: Tensor | None = None) -> tuple[
             f"{stage.name} takes uint8 images (N, {stage.shape[0]}, H, W), "
             f"got {images.dtype} {tuple(images.shape)}"
         )
-    check_size("SRFlow", *images.shape[2:], stage.flow.levels)
+    check_size("SRFlow", images.shape[2], images.shape[3], stage.flow.levels)
     bits = stage.config.data.bits
     reduced = reduce_bits(images, bits)
     low = halve(reduced, bits, stage.config.model.pyramid)

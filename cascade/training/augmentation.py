@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,7 +102,7 @@ class Augmentation:
         self.stage = stage.replace(flow=without_priors(self.flow)) if raw else stage
         self.weights = weights_digest(self.flow)
         self.block = -1
-        self.pool: dict[tuple, tuple[Tensor, float, bool]] = {}
+        self.pool: dict[tuple[Any, ...], tuple[Tensor, float, bool]] = {}
 
     @property
     def digest(self) -> str:

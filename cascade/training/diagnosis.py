@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ def explain(module: nn.Module, *inputs: Tensor | None) -> Fault:
     """
     with torch.no_grad(), _largest_outputs(module) as found:
         module.forward(*inputs)  # not as it may be compiled, without hooks
-    tops = sorted(found.items(), key=lambda item: -item[1])[:LARGEST]
+    tops: Any = sorted(found.items(), key=lambda item: -item[1])[:LARGEST]
     largest = ", ".join(f"{name} {value:.1e}" for name, value in tops)
     for name, value in found.items():
         if not value < float("inf"):

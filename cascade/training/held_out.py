@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ class HeldOut:
             exploded.append(restore(back, target, limit)[1])
         return torch.cat(finite), torch.cat(exploded)
 
-    def _parts(self) -> Iterator[tuple[list[Tensor | None], slice]]:
+    def _parts(self) -> Iterator[tuple[list[Any], slice]]:
         """The held-out images batch by batch, and which they are."""
         size = self.config.train.batch_size
         for start in range(0, len(self.batch.target), size):

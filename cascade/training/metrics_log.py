@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from cascade.config import load_saved
 from stages import InputError
@@ -23,7 +24,7 @@ def logged_stages(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda stage: load_saved(stage).data.size)
 
 
-def read_metrics(stage: Path) -> list[dict[str, object]]:
+def read_metrics(stage: Path) -> list[dict[str, Any]]:
     """The rows of a stage folder's `metrics.jsonl`, but for one that is still being written.
 
     Raises `InputError` where there are none, or where one cannot be read.
@@ -32,13 +33,13 @@ def read_metrics(stage: Path) -> list[dict[str, object]]:
     if not file.is_file():
         raise InputError(f"{stage} is not a stage folder: it has no metrics.jsonl")
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    rows = [parsed(line) for line in lines if line.endswith("\n")]
+    rows: list[Any] = [parsed(line) for line in lines if line.endswith("\n")]
     if None in rows:
         raise InputError(f"{file} is damaged: its line {rows.index(None) + 1} is no row of figures")
     return rows
 
 
-def parsed(line: str) -> dict[str, object] | None:
+def parsed(line: str) -> dict[str, Any] | None:
     """The row that a line of `metrics.jsonl` holds; None where it is cut off or damaged."""
     try:
         row = json.loads(line) if line.endswith("\n") else None

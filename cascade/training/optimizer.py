@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def averaged(module: nn.Module, decay: float) -> AveragedModel:
     The decay after n updates is min(decay, (1 + n)/(10 + n)), so early weights are soon forgotten.
     """
 
-    def average(kept: list[Tensor], new: list[Tensor], count: Tensor) -> None:
+    def average(kept: Any, new: Any, count: Tensor | int) -> None:
         n = int(count)
         torch._foreach_lerp_(kept, new, 1 - min(decay, (1 + n) / (10 + n)))
 

@@ -59,6 +59,7 @@ def flow_loss(
     bpd = density_bpd(nats, batch.target, config.data.bits).mean()
     class_loss = bpd.new_zeros(())
     if logits is not None:
+        assert batch.label is not None
         class_loss = classification(logits, batch.label, model.class_loss)
     found = {"bpd": bpd.detach(), "class_loss": class_loss.detach()}
     return bpd + model.class_weight * class_loss, found

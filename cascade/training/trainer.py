@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -162,7 +163,7 @@ class Trainer:
             low = with_sigma(low, found.sigma)
         return replace(batch, low=low)
 
-    def _train_step(self, batch: Batch) -> dict[str, Tensor | float] | None:
+    def _train_step(self, batch: Batch) -> dict[str, Any] | None:
         """One step of the optimiser; None if it was skipped, its gradient not being finite."""
         rate = self.learner.set_rate(self.step)
         batch = self._disturbed(batch).to(self.accelerator.device)

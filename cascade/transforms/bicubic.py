@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,8 @@ def _halve_last(x: Tensor) -> Tensor:
     size = x.shape[-1]
     places = torch.arange(-3, size + 4, device=x.device).clamp(0, size - 1)
     padded = x[..., places]
-    return sum(tap * padded[..., k : k + size : 2] for k, tap in enumerate(TAPS))
+    total: Any = sum(tap * padded[..., k : k + size : 2] for k, tap in enumerate(TAPS))
+    return total
 
 
 def halve(image: Tensor, bits: int = 8) -> Tensor:

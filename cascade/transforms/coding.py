@@ -83,6 +83,7 @@ class Details(Coding):
 
     def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
         values = integers(y, self.bits)
+        assert low is not None  # no base is made of details
         image = haar.join(low, values - 2 ** (self.bits - 1), self.bits)
         return image, _changed(self.values(image), values, y)
 

@@ -11,13 +11,13 @@ CHUNK = 16  # images that a net sees at once: fixed, since sums differ slightly 
 
 
 def in_chunks(
-    function: Callable[..., Tensor], *tensors: Tensor | None, size: int = CHUNK
+    function: Callable[..., Tensor], first: Tensor, *others: Tensor | None, size: int = CHUNK
 ) -> Tensor:
     """``function`` of the rows in chunks of ``size``, the last one padded with its last row.
 
     So a row's result does not depend on how many rows there are, nor on which others.
     """
-    count = len(tensors[0])
+    count, tensors = len(first), (first, *others)
     results = []
     for start in range(0, count, size):
         rows = torch.arange(start, start + size).clamp(max=count - 1)

@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from stages import InputError
 
 # how to open a table to write: the names of files in it may be any bytes
-CSV = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+CSV: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from stages import InputError
 class NotFinite(InputError):
     """A likelihood that is not finite: of which image (row of the batch), stage and layer."""
 
-    def __init__(self, row: int, stage: str, layer: str):
+    def __init__(self, row: Any, stage: str, layer: str):
         super().__init__(
             f"image {row} has no finite likelihood: stage {stage}, first in {layer}; "
             "its weights are damaged or training diverged"
@@ -44,7 +45,7 @@ def first_not_finite(module: nn.Module) -> Iterator[Callable[[], str]]:
     seen = []
 
     def watch(name: str) -> Callable[..., None]:
-        def look(layer: nn.Module, inputs: tuple, output: object) -> None:
+        def look(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             tensors = [output] if isinstance(output, torch.Tensor) else output
             if not all(t.isfinite().all() for t in tensors if isinstance(t, torch.Tensor)):
                 seen.append(f"{name} ({type(layer).__name__})")

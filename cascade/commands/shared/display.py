@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.table import Table
 
 from cascade import Report
@@ -55,7 +57,7 @@ def show_report(report: Report, drawn: SampleCheck, result: dict[str, object]) -
     say(report.statement)
 
 
-def clip_line(rates: dict[str, object]) -> str:
+def clip_line(rates: dict[str, Any]) -> str:
     """How many of the samples held values that no image has."""
     values = ", ".join(f"{name} {rate:.2%}" for name, rate in rates["values"].items())
     some = f"{rates['samples']:.1%} of {rates['of']} samples had some"

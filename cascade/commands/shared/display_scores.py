@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cascade.commands.shared.cli import say
 from cascade.commands.shared.display import figures_table
 
-Result = dict[str, object]
+Result = dict[str, Any]
 OF_PAIRS = {
     "psnr": "PSNR",
     "ssim": "SSIM",

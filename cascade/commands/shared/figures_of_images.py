@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from cascade.stage import per_stage
 from cascade.transforms.dequantise import bits_per_dim, expand_bits, reduce_bits
 from cascade.utils.non_finite import NONE_FINITE
 
-Row = dict[str, object]
+Row = dict[str, Any]
 WIDTH, PAUSE = 320, 80  # of a moving picture, pixels; of a frame, milliseconds
 SHOWN, NEAREST = 8, 5  # samples that are shown, and training images beside each
 HELD_OUT = 256  # real images that samples are compared with
@@ -126,7 +127,7 @@ def draw_interpolation(args: argparse.Namespace) -> list[Row]:
     shares = [i / (args.steps - 1) for i in range(args.steps)]
     pairs = slice(0, 2 * num, 2), slice(1, 2 * num, 2)
     ends = [None if labels is None else labels[part] for part in pairs]
-    way = between(cascade, *(images[part] for part in pairs), shares, *ends)
+    way = between(cascade, images[pairs[0]], images[pairs[1]], shares, ends[0], ends[1])
     frames = [cascade.decode_levels(noises, ends[0]) for noises in way]
     levels = [torch.stack(level) for level in zip(*frames, strict=True)]
     names = [f"pair {n + 1}" for n in range(num)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from cascade import InputError
 from cascade.commands.shared.images import load, real_images
@@ -12,7 +13,7 @@ from cascade.figures import plots
 from cascade.figures.sheets import Block, save_sheet
 from cascade.training.metrics_log import logged_stages, read_metrics
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 def draw_reconstructions(args: argparse.Namespace) -> list[Row]:
@@ -113,7 +114,8 @@ OF = {"training": "", "validation": "validation_", "test": "test_"}
 
 
 def draw_training(args: argparse.Namespace) -> list[Row]:
-    rows, panels = [], {}
+    rows: list[Row] = []
+    panels: dict[str, Any] = {}
     for stage in logged_stages(args.runs[0]):
         metrics = read_metrics(stage)
         for figure, words in LOGGED.items():
