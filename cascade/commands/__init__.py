@@ -6,11 +6,10 @@ Nothing is imported here that takes long, so that Ctrl-C is quiet from the start
 from __future__ import annotations
 
 import importlib
-import os
-import signal
 import sys
 
-INTERRUPTED = 130  # the exit code after Ctrl-C
+from cascade.commands.shared.interrupt import end_quietly
+
 COMMANDS = {
     "train": "train a stage, or all stages of a cascade",
     "sample": "draw a grid of samples",
@@ -25,7 +24,7 @@ COMMANDS = {
 
 def run(command: str) -> None:
     """Run a command on ``sys.argv``; Ctrl-C during its imports ends it without a traceback."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    end_quietly()
     from cascade.commands.shared import cli
 
     cli.run(importlib.import_module(f"cascade.commands.{command}").main)

@@ -19,13 +19,13 @@ from cascade.stage import with_sigma
 from cascade.training.diagnosis import explain
 from cascade.training.learner import Learner
 from cascade.training.model_card import write_card
-from cascade.training.processes import Processes, lost_a_process
 from cascade.training.run_folder import StageFolder
 from cascade.training.saving import Progress, Saver
 from cascade.training.signals import stop_requests
 from cascade.training.stage_data import StageData, open_stage_data
 from cascade.training.tracking import Log, check_trackers
 from cascade.transforms.dequantise import centre, quantise
+from cascade.utils.processes import Processes, lost_a_process
 from stages import Flow, InputError
 
 Watch = Callable[[int, dict[str, object]], None]

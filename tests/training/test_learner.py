@@ -8,10 +8,10 @@ from cascade.config import load_config
 from cascade.data import open_images
 from cascade.record import load_record
 from cascade.training.learner import Learner
-from cascade.training.processes import Processes, lost_a_process
 from cascade.training.saving import Progress, Saver
 from cascade.training.stage_data import open_stage_data
 from cascade.training.trainer import Trainer
+from cascade.utils.processes import Processes, lost_a_process
 from stages import InputError
 
 SETTINGS = [*TINY, "train.validate_images=16", "train.init_images=32", "train.save_every=2"]

@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import distributed
 
 from cascade import Cascade, InputError
-from cascade.commands import INTERRUPTED
+from cascade.commands.shared.interrupt import INTERRUPTED
 from cascade.utils.files import check_writable, finite, whole
 from stages import InputWarning, ReportedElsewhere
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from cascade.commands import INTERRUPTED
 from cascade.commands.shared import cli
+from cascade.commands.shared.interrupt import INTERRUPTED
 from cascade.config import StageConfig, load_config
 from cascade.config.shipped import find_config
 from cascade.training.signals import FLEET, stop_requests
