@@ -101,7 +101,7 @@ class Stage(nn.Module):
         self,
         name: str,
         config: StageConfig,
-        flow: nn.Module,
+        flow: Flow,
         record: Record | None = None,
         digest: str = "",
         autocast: bool = False,
@@ -185,7 +185,7 @@ class StageList(nn.ModuleList):
     """Stages, base first."""
 
     def __iter__(self) -> Iterator[Stage]:
-        return super().__iter__()
+        return super().__iter__()  # type: ignore[return-value]  # it holds stages alone
 
     def __getitem__(self, index: Any) -> Any:
         return super().__getitem__(index)
@@ -226,10 +226,11 @@ def per_stage(temperature: float | Sequence[float], count: int) -> list[float]:
     several = getattr(temperature, "ndim", None) != 0 and isinstance(
         temperature, Sequence | Tensor | np.ndarray
     )
+    numbers: Any = temperature if several else [temperature]
     try:
         if isinstance(temperature, str):
             raise TypeError
-        given = [float(t) for t in (temperature if several else [temperature])]
+        given = [float(t) for t in numbers]
     except (TypeError, ValueError):
         message = f"a temperature is a number, or one a stage, got {temperature!r}"
         raise InputError(message) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ class ActNorm(nn.Module):
     buffer ``fitted`` records that it was done. This module is not a `Bijection`: its
     log-determinant H·W·Σ s is part of `ActNormInv1x1`, and inside nets none is needed.
     """
+
+    fitted: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
@@ -109,6 +112,9 @@ class LUMatrix(InvertibleMatrix):
     log |s|, so no s can become 0. Source: Glow, section 3.2, equations 10 and 11.
     """
 
+    permutation: Tensor
+    sign: Tensor
+
     def __init__(self, channels: int):
         super().__init__()
         rotation, _ = torch.linalg.qr(torch.randn(channels, channels))
@@ -126,7 +132,7 @@ class LUMatrix(InvertibleMatrix):
         return self.permutation @ lower @ upper
 
     @staticmethod
-    def log_dets(matrices: Sequence[InvertibleMatrix], weights: Tensor) -> Tensor:
+    def log_dets(matrices: Sequence[Any], weights: Tensor) -> Tensor:
         return torch.stack([matrix.log_size.sum() for matrix in matrices])
 
 

@@ -99,8 +99,8 @@ class Flow(nn.Module):
             raise InputError("this stage is conditional: give the low image")
         return self.encoder(low)
 
-    def _offset(self, low: Tensor | None) -> Tensor | float:
-        """What is subtracted from the image before the body."""
+    def _offset(self, low: Any) -> Any:
+        """What is subtracted from the image before the body: an image, or 0."""
         return upsampled(low[:, : self.shape[0]]) if self.residual else 0.0
 
     def _latent(self, x: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:

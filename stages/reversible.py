@@ -47,7 +47,15 @@ class _Reversible(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, part, activations, place, conds, x, *tensors):
+    def forward(
+        ctx: Any,
+        part: Bijection,
+        activations: Activations,
+        place: int,
+        conds: int,
+        x: Tensor,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         ctx.part, ctx.activations, ctx.place, ctx.conds = part, activations, place, conds
         device = x.device.type
         ctx.autocast = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
@@ -72,7 +80,7 @@ class _Reversible(torch.autograd.Function):
         return None, None, None, None, grad_x, *grads[len(leaves) :]
 
 
-def _gradients(outputs: dict[Tensor, Tensor], inputs: Sequence[Tensor]) -> list[Tensor | None]:
+def _gradients(outputs: dict[Tensor, Tensor], inputs: Sequence[Tensor]) -> list[Any]:
     """Autograd's gradients of ``inputs``, None for those that need none."""
     outputs = {output: grad for output, grad in outputs.items() if output.requires_grad}
     needed = [tensor for tensor in inputs if tensor.requires_grad]

@@ -62,7 +62,7 @@ def plain_srflow(config: StageConfig) -> Flow:
     Its couplings convolve the kept half and the features together, its injectors the features, at
     every step; actnorm and 1×1 are two maps, each with its own determinant and inverse.
     """
-    model = config.model
+    model: Any = config.model  # an SRFlow's has more
     if not config.upsamples or config.of_details or model.conditional_prior:
         raise InputError(
             "--against plain is for an SRFlow with model.pyramid=bicubic and no conditional_prior"
@@ -79,7 +79,8 @@ def plain_srflow(config: StageConfig) -> Flow:
         ]
 
     def level(channels: int, left: int) -> Bijection:
-        parts = [_PlainActNorm1x1(channels) for _ in range(model.transition_steps)]
+        parts: list[Bijection] = []
+        parts += [_PlainActNorm1x1(channels) for _ in range(model.transition_steps)]
         parts += [part for _ in range(model.steps) for part in step(channels)]
         if left == 1:
             return Chain(*parts)
@@ -109,6 +110,8 @@ class _PlainActNorm1x1(ActNormInv1x1):
 
 
 class _PlainCoupling(AffineCoupling):
+    scale_fn: ScaleFunction
+
     def __init__(self, channels: int, width: int, scale_fn: ScaleFunction, features: int):
         super().__init__(channels, width, scale_fn)
         kept = channels // 2

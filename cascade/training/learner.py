@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,9 +28,10 @@ class Learner:
     def __init__(self, config: StageConfig, accelerator: Accelerator, batches: Batches):
         self.config, self.accelerator, self.batches = config, accelerator, batches
         self.phases = phases(config)
-        self.phase: Phase | None = None
-        self.module: nn.Module | None = None
-        self.average = None
+        self.phase: Any = None  # a `Phase` from `enter` on
+        self.module: Any = None
+        self.average: Any = None  # or an `AveragedModel`
+        self.optimizer: torch.optim.Optimizer
         torch.manual_seed(config.seed)
         self.loss = StageLoss(build(config)).to(accelerator.device)
         self.loss.flow.set_activation_memory(config.train.memory)

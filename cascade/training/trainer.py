@@ -28,7 +28,7 @@ from cascade.transforms.dequantise import centre, quantise
 from cascade.utils.processes import Processes, lost_a_process
 from stages import Flow, InputError
 
-Watch = Callable[[int, dict[str, object]], None]
+Watch = Callable[[int, dict[str, Any]], None]
 
 
 class Trainer:
@@ -156,6 +156,7 @@ class Trainer:
         if augmentation is None or self.learner.pretraining:
             return batch
         step = self.learner.flow_step(self.step)
+        assert batch.low is not None  # what is disturbed is an SRFlow's
         found = augmentation(quantise(batch.low, bits), batch.label, step)
         self.replaced.append(found.replaced.double().mean())
         low = centre(found.low, bits=bits)
@@ -194,7 +195,7 @@ class Trainer:
             f"{culprit.text}; lower train.lr or train.clip; {self.saver.last_state()}"
         )
 
-    def _record(self, metrics: dict[str, Tensor | float], validating: bool, watch: Watch) -> None:
+    def _record(self, metrics: dict[str, Any], validating: bool, watch: Watch) -> None:
         """Log the figures of a step, with those of the held-out images where they are due."""
         if self.replaced:
             metrics["replaced"] = torch.stack(self.replaced).mean().to(metrics["bpd"])
@@ -202,7 +203,7 @@ class Trainer:
         for key in ("bpd", "class_loss", "l1", "replaced"):  # in one order on every process
             if key in metrics:
                 metrics[key] = self.accelerator.reduce(metrics[key], "mean")
-        row = {"step": self.step, "phase": self.learner.phase.name}
+        row: dict[str, Any] = {"step": self.step, "phase": self.learner.phase.name}
         row |= {key: float(value) for key, value in metrics.items()}
         if not self.processes.main:
             return

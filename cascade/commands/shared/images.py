@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ def real_images(
     Fewer where the data set holds fewer.
     """
     source = open_data(cascade, args.data, args.split)
-    labels = labels_by_name(source, cascade.named_classes, cascade.classes)
+    labels: Any = labels_by_name(source, cascade.named_classes, cascade.classes)
     if cascade.classes and labels is None:
         name = args.data or cascade.stages[-1].config.data.name
         raise InputError(f"{name} has no labels of the cascade's classes")
