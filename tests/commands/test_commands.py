@@ -10,7 +10,6 @@ from conftest import ROOT, run_tool
 
 from cascade.commands import (
     COMMANDS,
-    INTERRUPTED,
     bench,
     evaluate,
     figures,
@@ -21,6 +20,7 @@ from cascade.commands import (
     train,
     upscale,
 )
+from cascade.commands.shared.interrupt import INTERRUPTED
 
 MODULES = [bench, evaluate, figures, likelihood, sample, tables, train, upscale]
 
