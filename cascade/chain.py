@@ -34,7 +34,7 @@ Labels = Tensor | Sequence[int] | None
 class Given(NamedTuple):
     """A stage, its number, and its integer images (N, C, h, w) with those of half the size."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # of the stage, not the method of tuples
     stage: Stage
     high: Tensor
     low: Tensor | None
@@ -46,7 +46,7 @@ class Generated(NamedTuple):
     ``clipped`` (N,) counts the values of each image that no image has.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # of the stage, not the method of tuples
     stage: Stage
     y: Tensor
     image: Tensor

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -96,6 +96,8 @@ class Stage(nn.Module):
         chunk: images that it sees at once; a likelihood's last bits depend on it.
         sigma: what it is told of its low image, if it was trained with ``augment.condition``.
     """
+
+    flow: Any  # a Flow, or one without its priors
 
     def __init__(
         self,
@@ -185,7 +187,7 @@ class StageList(nn.ModuleList):
     """Stages, base first."""
 
     def __iter__(self) -> Iterator[Stage]:
-        return super().__iter__()
+        return cast("Iterator[Stage]", super().__iter__())
 
     def __getitem__(self, index: Any) -> Any:
         return super().__getitem__(index)
@@ -229,7 +231,8 @@ def per_stage(temperature: float | Sequence[float], count: int) -> list[float]:
     try:
         if isinstance(temperature, str):
             raise TypeError
-        given = [float(t) for t in (temperature if several else [temperature])]
+        found: Any = temperature if several else [temperature]
+        given = [float(t) for t in found]
     except (TypeError, ValueError):
         message = f"a temperature is a number, or one a stage, got {temperature!r}"
         raise InputError(message) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ class ActNorm(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
+        self.fitted: Tensor
         self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.log_scale = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.register_buffer("fitted", torch.tensor(False))
@@ -113,6 +115,8 @@ class LUMatrix(InvertibleMatrix):
         super().__init__()
         rotation, _ = torch.linalg.qr(torch.randn(channels, channels))
         permutation, lower, upper = torch.linalg.lu(rotation)
+        self.permutation: Tensor
+        self.sign: Tensor
         diagonal = upper.diagonal()
         self.register_buffer("permutation", permutation.contiguous())
         self.register_buffer("sign", diagonal.sign())
@@ -126,7 +130,7 @@ class LUMatrix(InvertibleMatrix):
         return self.permutation @ lower @ upper
 
     @staticmethod
-    def log_dets(matrices: Sequence[InvertibleMatrix], weights: Tensor) -> Tensor:
+    def log_dets(matrices: Sequence[Any], weights: Tensor) -> Tensor:
         return torch.stack([matrix.log_size.sum() for matrix in matrices])
 
 

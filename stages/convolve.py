@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 Layer = tuple[Tensor, Tensor]  # weight (O, I, k, k), where k is 1 or 3, and bias (O,)
 
@@ -60,9 +60,7 @@ class _Im2colLayers(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, x: Tensor, added: Tensor | None, save: bool, *tensors: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, added: Tensor | None, save: bool, *tensors: Tensor) -> Tensor:
         weights, biases = tensors[::2], tensors[1::2]
         convs = [_Im2colConv(weight) for weight in weights]
         ctx.chunk = max(1, CHUNK // (x.shape[2] * x.shape[3] * max(map(len, biases))))
@@ -88,7 +86,8 @@ class _Im2colLayers(torch.autograd.Function):
         need_x, need_added, _, *needed = ctx.needs_input_grad
         saved, count = ctx.saved_tensors, len(needed) // 2
         convs, inputs = [_Im2colConv(weight) for weight in saved[:count]], saved[count:]
-        matrix_grads, bias_grads = [None] * count, [None] * count
+        matrix_grads: list[Tensor | None] = [None] * count
+        bias_grads: list[Tensor | None] = [None] * count
         x_grads, added_grads = [], []
         for n, y_grad in enumerate(grad.permute(0, 2, 3, 1).split(ctx.chunk)):
             for i in reversed(range(count)):
@@ -97,7 +96,7 @@ class _Im2colLayers(torch.autograd.Function):
                     bias_grads[i] = _accumulate(bias_grads[i], y_grad.sum((0, 1, 2)))
                 if need_added and not i:
                     added_grads.append(y_grad)
-                matrix_grad, y_grad = convs[i].backward(x, y_grad, needed[2 * i], i or need_x)
+                matrix_grad, y_grad = convs[i].backward(x, y_grad, needed[2 * i], bool(i or need_x))
                 if needed[2 * i]:
                     matrix_grads[i] = _accumulate(matrix_grads[i], matrix_grad)
                 if i:
@@ -151,9 +150,7 @@ class _Im2colConv:
             return torch.addmm(bias, self._im2col(x), self.matrix.t()).view(*x.shape[:3], len(bias))
         return self._col2im(_flat(x) @ self.matrix, x.shape[:3]).add_(bias)
 
-    def backward(
-        self, x: Tensor, grad: Tensor, need_matrix: bool, need_x: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def backward(self, x: Tensor, grad: Tensor, need_matrix: bool, need_x: bool) -> tuple[Any, Any]:
         """The gradients of the matrix and of x, None for those that are not needed."""
         if self.widens:
             flat = _flat(grad)

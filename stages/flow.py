@@ -99,7 +99,7 @@ class Flow(nn.Module):
             raise InputError("this stage is conditional: give the low image")
         return self.encoder(low)
 
-    def _offset(self, low: Tensor | None) -> Tensor | float:
+    def _offset(self, low: Any) -> Any:
         """What is subtracted from the image before the body."""
         return upsampled(low[:, : self.shape[0]]) if self.residual else 0.0
 

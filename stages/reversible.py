@@ -47,7 +47,15 @@ class _Reversible(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, part, activations, place, conds, x, *tensors):
+    def forward(
+        ctx: Any,
+        part: Bijection,
+        activations: Activations,
+        place: int,
+        conds: int,
+        x: Tensor,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         ctx.part, ctx.activations, ctx.place, ctx.conds = part, activations, place, conds
         device = x.device.type
         ctx.autocast = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
@@ -65,7 +73,7 @@ class _Reversible(torch.autograd.Function):
         with torch.enable_grad(), torch.autocast(z.device.type, dtype, enabled=enabled):
             leaves, output, log_det = ctx.part.reconstruct(z, cond)
         outputs = {output: grad_z, log_det: grad_log_det}
-        grads = _gradients(outputs, [*leaves, *cond, *tensors[ctx.conds :]])
+        grads: list[Any] = _gradients(outputs, [*leaves, *cond, *tensors[ctx.conds :]])
         if ctx.place:
             ctx.activations[ctx.place - 1] = torch.cat(leaves, dim=1).detach()
         grad_x = torch.cat(grads[: len(leaves)], dim=1)

@@ -82,7 +82,9 @@ def srflow(
         return [first, *([AffineInjector()] if injector else []), last]
 
     def level(channels: int, remaining: int) -> Bijection:
-        parts = [ActNormInv1x1(channels, permutation) for _ in range(transition_steps)]
+        parts: list[Bijection] = [
+            ActNormInv1x1(channels, permutation) for _ in range(transition_steps)
+        ]
         parts += [part for _ in range(steps) for part in step(channels)]
         nets = InjectorNets(steps, channels, width, injector_scale_fn) if injector else None
         if remaining == 1:

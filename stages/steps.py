@@ -7,7 +7,7 @@ step), https://arxiv.org/abs/2006.14200.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ class Steps(WeightCache, Bijection):
         self, parts: Sequence[Bijection], features: int = 0, injections: InjectorNets | None = None
     ):
         super().__init__()
-        self.parts = nn.ModuleList(parts)
+        self.parts: Any = nn.ModuleList(parts)
         # the places of parts that get something of their own
         self.linears = [i for i, part in enumerate(parts) if isinstance(part, ActNormInv1x1)]
         self.injectors = [i for i, part in enumerate(parts) if isinstance(part, AffineInjector)]
@@ -85,7 +85,8 @@ class Steps(WeightCache, Bijection):
         ]
         self.injections = injections
         widths = [injections.cond_channels] if injections else []
-        self.widths = widths + [parts[i].cond_channels for i in self.conditional_couplings]
+        couplings: list[Any] = [parts[i] for i in self.conditional_couplings]
+        self.widths = widths + [coupling.cond_channels for coupling in couplings]
         if self.widths:
             self.project = ConvActNorm(features, sum(self.widths), 3)
 

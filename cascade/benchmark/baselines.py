@@ -62,7 +62,7 @@ def plain_srflow(config: StageConfig) -> Flow:
     Its couplings convolve the kept half and the features together, its injectors the features, at
     every step; actnorm and 1×1 are two maps, each with its own determinant and inverse.
     """
-    model = config.model
+    model: Any = config.model
     if not config.upsamples or config.of_details or model.conditional_prior:
         raise InputError(
             "--against plain is for an SRFlow with model.pyramid=bicubic and no conditional_prior"
@@ -79,7 +79,7 @@ def plain_srflow(config: StageConfig) -> Flow:
         ]
 
     def level(channels: int, left: int) -> Bijection:
-        parts = [_PlainActNorm1x1(channels) for _ in range(model.transition_steps)]
+        parts: list[Bijection] = [_PlainActNorm1x1(channels) for _ in range(model.transition_steps)]
         parts += [part for _ in range(model.steps) for part in step(channels)]
         if left == 1:
             return Chain(*parts)
@@ -117,6 +117,7 @@ class _PlainCoupling(AffineCoupling):
     def _shift_scale(self, kept: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         predicted = self.net(torch.cat([kept, cond[0]], dim=1)).to(kept.dtype)
         shift, raw = predicted.chunk(2, dim=1)
+        assert self.scale_fn is not None
         return shift, self.scale_fn(raw)
 
 

@@ -108,7 +108,9 @@ def parts(
 
     def condition() -> None:
         with mixed:
-            made = [level.of_condition((f,)) for level, f in zip(levels, features, strict=True)]
+            made = [
+                level.feature_conditions((f,)) for level, f in zip(levels, features, strict=True)
+            ]
         total: Any = sum(tensor.sum() for level in made for cond in level for tensor in cond)
         total.backward()
         flow.zero_grad()

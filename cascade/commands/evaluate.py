@@ -62,7 +62,7 @@ def main() -> None:
     say_origin(result)
     if args.json:
         cli.write_json(result, args.json)
-    if curves:
+    if curves and picture:
         draw_sweep(result, curves, picture)
 
 

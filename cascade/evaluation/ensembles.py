@@ -50,7 +50,7 @@ def versions(
     labels = None if labels is None else labels.repeat_interleave(count)
     temperatures = per_stage(temperature, len(cascade.stages))
 
-    def drawn(i: int, stage: Stage, given: Tensor) -> Tensor:
+    def drawn(i: int, stage: Stage, given: Tensor | None) -> Tensor:
         noise = sample_noise(stage.flow.shape, seed, i, 0, count).repeat(len(low), 1, 1, 1)
         y = stage.run(stage.flow.sample, temperatures[i] * noise, given, labels)
         check_some_finite(y)

@@ -159,7 +159,8 @@ def score_source(
 
 def _score(cascade: Cascade, source: ImageSource, indices: Tensor, protocol: Protocol) -> list[Row]:
     images = cascade.resize(source.read(indices))
-    labels = source.labels[indices] if protocol.label_mode == "given" else None
+    known: Any = source.labels
+    labels = known[indices] if protocol.label_mode == "given" else None
     prior = None if protocol.prior is None else torch.tensor(protocol.prior)
     try:
         nats, posterior = cascade.stage_log_probs(

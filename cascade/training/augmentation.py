@@ -95,6 +95,7 @@ class Augmentation:
     def __init__(self, config: StageConfig, device: torch.device):
         self.config = config
         self.augment = config.augment
+        assert config.augment.previous is not None
         stage = load_stage(config.augment.previous, device)
         _check_previous(stage, config)
         self.flow = stage.flow.requires_grad_(False)
@@ -139,7 +140,12 @@ class Augmentation:
         return Disturbed(torch.stack(images), torch.tensor(sigmas), torch.tensor(replaced))
 
     def _disturb(
-        self, stage: Stage, keys: list[tuple], rows: Tensor, low: Tensor, label: Tensor | None
+        self,
+        stage: Stage,
+        keys: list[tuple[Any, ...]],
+        rows: Tensor,
+        low: Tensor,
+        label: Any,
     ) -> None:
         """Fill the pool with the images at ``rows``, which ``keys`` name."""
         seed, model, data = self.config.seed, self.config.model, self.config.data

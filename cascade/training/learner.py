@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,9 +28,10 @@ class Learner:
     def __init__(self, config: StageConfig, accelerator: Accelerator, batches: Batches):
         self.config, self.accelerator, self.batches = config, accelerator, batches
         self.phases = phases(config)
-        self.phase: Phase | None = None
-        self.module: nn.Module | None = None
-        self.average = None
+        self.phase: Phase = None  # type: ignore[assignment]  # until one is entered
+        self.module: nn.Module = None  # type: ignore[assignment]  # likewise
+        self.optimizer: torch.optim.Optimizer
+        self.average: Any = None  # an AveragedModel, where averaging is on
         torch.manual_seed(config.seed)
         self.loss = StageLoss(build(config)).to(accelerator.device)
         self.loss.flow.set_activation_memory(config.train.memory)
@@ -45,7 +47,7 @@ class Learner:
         return self.phase.name == "encoder"
 
     @property
-    def modules(self) -> dict[str, nn.Module]:
+    def modules(self) -> dict[str, Any]:
         """What a state holds of the phase's weights."""
         if self.pretraining:
             return {"encoder": self.module, "model": self.loss}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +25,8 @@ class Processes:
 
     def agree(self, work: Callable[[], Result]) -> Result:
         """``work()`` on every process; an `InputError` of any becomes one of all, said once."""
-        result, error = None, None
+        result: Any = None
+        error = None
         try:
             result = work()
         except InputError as caught:

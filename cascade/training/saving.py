@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -58,7 +59,7 @@ class Saver:
         return Progress()
 
     def _resume(
-        self, file: Path, tensors: dict[str, Tensor], counts: dict[str, int | float], record: Record
+        self, file: Path, tensors: dict[str, Tensor], counts: dict[str, Any], record: Record
     ) -> Progress:
         learner = self.learner
         if self.config.train.resume == "never":

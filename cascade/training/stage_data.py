@@ -40,6 +40,7 @@ def open_stage_data(config: StageConfig, device: torch.device) -> StageData:
     record, augmentation = Record(classes=list(source.classes)), None
     labelled = bool(config.model.classes)
     if labelled:
+        assert source.labels is not None
         record.counts = source.labels.bincount(minlength=config.model.classes).tolist()
     if config.augment.previous:
         augmentation = Augmentation(config, device)

@@ -28,7 +28,7 @@ from cascade.training.tracking import Log, check_trackers
 from cascade.transforms.dequantise import centre, quantise
 from stages import Flow, InputError
 
-Watch = Callable[[int, dict[str, object]], None]
+Watch = Callable[[int, dict[str, Any]], None]
 
 
 class Trainer:
@@ -156,6 +156,7 @@ class Trainer:
         if augmentation is None or self.learner.pretraining:
             return batch
         step = self.learner.flow_step(self.step)
+        assert batch.low is not None
         found = augmentation(quantise(batch.low, bits), batch.label, step)
         self.replaced.append(found.replaced.double().mean())
         low = centre(found.low, bits=bits)
@@ -194,7 +195,7 @@ class Trainer:
             f"{culprit.text}; lower train.lr or train.clip; {self.saver.last_state()}"
         )
 
-    def _record(self, metrics: dict[str, Tensor | float], validating: bool, watch: Watch) -> None:
+    def _record(self, metrics: dict[str, Any], validating: bool, watch: Watch) -> None:
         """Log the figures of a step, with those of the held-out images where they are due."""
         if self.replaced:
             metrics["replaced"] = torch.stack(self.replaced).mean().to(metrics["bpd"])

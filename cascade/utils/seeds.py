@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ def generator(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def whole_number(value: object, name: str) -> int:
+def whole_number(value: Any, name: str) -> int:
     """A seed, or another whole number, of any type that stands for one; else `InputError`.
 
     Equal numbers of different types must not draw different noise.

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -148,7 +149,7 @@ def notes() -> Iterator[None]:
     """Print each remark that is made inside as a note, once, by the first process of a launch."""
     usual, seen = warnings.showwarning, set()
 
-    def show(message: Warning, category: type[Warning], *place: object) -> None:
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
         if not issubclass(category, InputWarning):
             usual(message, category, *place)
         elif str(message) not in seen and os.environ.get("RANK", "0") == "0":
@@ -157,7 +158,7 @@ def notes() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", InputWarning)
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]  # it hands on what it is given
         yield
 
 
@@ -213,7 +214,7 @@ def check_plot(file: str | None) -> None:
         raise InputError(f"{file} must end in {', '.join(PLOTS[:-1])} or {PLOTS[-1]}")
 
 
-def write_json(result: dict[str, object], file: str) -> None:
+def write_json(result: dict[str, Any] | list[dict[str, Any]], file: str) -> None:
     """Write a tool's result, whole or not at all."""
     with whole(file) as aside:
         aside.write_text(json.dumps(finite(result), indent=2, allow_nan=False) + "\n", "utf-8")

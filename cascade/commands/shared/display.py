@@ -23,7 +23,7 @@ def figures_table(title: str, columns: list[str], rows: list[list[str]]) -> Tabl
     return table
 
 
-def show_report(report: Report, drawn: SampleCheck, result: dict[str, object]) -> None:
+def show_report(report: Report, drawn: SampleCheck, result: dict[str, Any]) -> None:
     """The likelihood table, and everything a reader needs to quote it."""
     bpd = f"{report.bpd:.3f} ± {report.stderr:.3f}"
     rows = [
