@@ -123,7 +123,7 @@ class SampleCheck:
     clipped: Tensor
 
     @property
-    def clip_rates(self) -> dict[str, object]:
+    def clip_rates(self) -> dict[str, Any]:
         """How often they were clipped, see `clip_rates`."""
         return clip_rates(self.clipped, self.names)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -96,6 +96,8 @@ class Stage(nn.Module):
         chunk: images that it sees at once; a likelihood's last bits depend on it.
         sigma: what it is told of its low image, if it was trained with ``augment.condition``.
     """
+
+    flow: Any  # a Flow, or one without its priors
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class ActNorm(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
+        self.fitted: Tensor
         self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.log_scale = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.register_buffer("fitted", torch.tensor(False))
@@ -119,6 +120,8 @@ class LUMatrix(InvertibleMatrix):
         super().__init__()
         rotation, _ = torch.linalg.qr(torch.randn(channels, channels))
         permutation, lower, upper = torch.linalg.lu(rotation)
+        self.permutation: Tensor
+        self.sign: Tensor
         diagonal = upper.diagonal()
         self.register_buffer("permutation", permutation.contiguous())
         self.register_buffer("sign", diagonal.sign())

@@ -73,7 +73,7 @@ class _Reversible(torch.autograd.Function):
         with torch.enable_grad(), torch.autocast(z.device.type, dtype, enabled=enabled):
             leaves, output, log_det = ctx.part.reconstruct(z, cond)
         outputs = {output: grad_z, log_det: grad_log_det}
-        grads = _gradients(outputs, [*leaves, *cond, *tensors[ctx.conds :]])
+        grads: list[Any] = _gradients(outputs, [*leaves, *cond, *tensors[ctx.conds :]])
         if ctx.place:
             ctx.activations[ctx.place - 1] = torch.cat(leaves, dim=1).detach()
         grad_x = torch.cat(grads[: len(leaves)], dim=1)

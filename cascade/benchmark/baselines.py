@@ -120,6 +120,7 @@ class _PlainCoupling(AffineCoupling):
     def _shift_scale(self, kept: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         predicted = self.net(torch.cat([kept, cond[0]], dim=1)).to(kept.dtype)
         shift, raw = predicted.chunk(2, dim=1)
+        assert self.scale_fn is not None
         return shift, self.scale_fn(raw)
 
 

@@ -209,7 +209,7 @@ def measured(rows: list[Row], speed: float | None, state: PartialState) -> dict[
     }
 
 
-def figures(report: Report, drawn: SampleCheck, labels: Tensor | None) -> dict[str, object]:
+def figures(report: Report, drawn: SampleCheck, labels: Tensor | None) -> dict[str, Any]:
     return {
         "bpd": report.bpd,
         "stderr": report.stderr if len(report.nats) > 1 else None,

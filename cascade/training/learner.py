@@ -47,7 +47,7 @@ class Learner:
         return self.phase.name == "encoder"
 
     @property
-    def modules(self) -> dict[str, nn.Module]:
+    def modules(self) -> dict[str, Any]:
         """What a state holds of the phase's weights."""
         if self.pretraining:
             return {"encoder": self.module, "model": self.loss}

@@ -75,4 +75,4 @@ def real_images(
         raise InputError(f"{name} has no labels of the cascade's classes")
     chosen = choose(source, count, args.seed)
     images = cascade.resize(source.read(chosen))
-    return images, labels[chosen] if cascade.classes else None
+    return images, labels[chosen] if labels is not None and cascade.classes else None
