@@ -291,10 +291,10 @@ class Cascade(nn.Module):
         for i, stage, high, low in self.climb(images):
             density = partial(stage.run, stage.flow.class_log_probs, low=low)
             dequantised = partial(stage.coding.dequantise, high, seed, i)
-            found = class_columns(density, dequantised, samples, self.bits)
-            for row in (~found.isfinite().all(1)).nonzero().flatten().tolist():
+            result = class_columns(density, dequantised, samples, self.bits)
+            for row in (~result.isfinite().all(1)).nonzero().flatten().tolist():
                 raise NotFinite(row, stage.name, self._layer_at_fault(stage, high, low, row))
-            columns.append(found)
+            columns.append(result)
         return compose(columns, labels, prior)
 
     def report(self, nats: Tensor, posterior: Tensor | None = None) -> Report:
@@ -313,8 +313,8 @@ class Cascade(nn.Module):
         """Draw samples, and measure how far they keep to their low images and are clipped."""
         draw = self.draw(num, seed=seed)
         images = [reduce_bits(image, self.bits) for image in draw.images]
-        found = consistency(images, self.bits, self.pyramid)
-        return SampleCheck([stage.name for stage in self.stages], found, draw.clipped)
+        result = consistency(images, self.bits, self.pyramid)
+        return SampleCheck([stage.name for stage in self.stages], result, draw.clipped)
 
     @torch.no_grad()
     def encode(self, images: Tensor, labels: Labels = None) -> list[Tensor]:
@@ -342,7 +342,7 @@ class Cascade(nn.Module):
         Raises `InputError` where no image of a stage is finite.
         """
         decoded = self._decoded(noises, labels)
-        return [expand_bits(found.image, self.bits) for found in decoded]
+        return [expand_bits(result.image, self.bits) for result in decoded]
 
     @torch.no_grad()
     def drawn_log_prob(self, noises: Sequence[Tensor], labels: Labels = None) -> Tensor:
@@ -350,7 +350,7 @@ class Cascade(nn.Module):
 
         In units of probabilities of images, and summed over classes, like `log_prob`. That one
         would round the values first and dequantise them again, which draws a value just outside
-        an image's bins anew across the neighbouring one, where the density may be far lower.
+        an image's bins again across the neighbouring one, where the density may be far lower.
         """
         columns, low = [], None
         for _, stage, y, image, _ in self._decoded(noises, labels):
@@ -434,8 +434,8 @@ class Cascade(nn.Module):
         if given.shape != (count,):
             raise InputError(f"{count} images need {count} labels, got {tuple(given.shape)}")
         if count and not (given.min() >= 0 and given.max() < self.classes):
-            found = f"{int(given.min())}..{int(given.max())}"
-            raise InputError(f"labels must lie in 0..{self.classes - 1}, got {found}")
+            result = f"{int(given.min())}..{int(given.max())}"
+            raise InputError(f"labels must lie in 0..{self.classes - 1}, got {result}")
         return given
 
     def needed_labels(self, labels: Labels, count: int) -> Tensor | None:

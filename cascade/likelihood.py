@@ -47,8 +47,8 @@ def class_columns(
     total: Any = None
     for draw in range(samples):
         y = dequantised(draw)
-        found = density(y).double()
-        total = found if total is None else torch.logaddexp(total, found)
+        result = density(y).double()
+        total = result if total is None else torch.logaddexp(total, result)
     return total - math.log(samples) - log_volume(y[0].numel(), bits)
 
 
@@ -82,17 +82,17 @@ def consistency(
     images: Sequence[Tensor], bits: int = 8, pyramid: str = "bicubic"
 ) -> list[dict[str, float]]:
     """How far D(sample_i) is from sample_{i−1}: mean and worst in grey levels, share exact."""
-    found = []
+    result = []
     for low, high in itertools.pairwise(images):
         distance = (halve(high, bits, pyramid).int() - low.int()).abs().double()
-        found.append(
+        result.append(
             {
                 "mean": distance.mean().item(),
                 "worst": distance.max().item(),
                 "exact": (distance == 0).double().mean().item(),
             }
         )
-    return found
+    return result
 
 
 def clip_rates(clipped: Tensor, names: Sequence[str]) -> dict[str, Any]:

@@ -136,8 +136,8 @@ def write_manifest(folder: Path, names: Sequence[str], pyramid: str) -> None:
 
 
 def _trained_beside(parent: Path) -> dict[str, StageConfig]:
-    found = {}
+    result = {}
     for weights in sorted(parent.glob("*/model.safetensors")):
         with suppress(InputError):  # a folder of something else is nothing to us
-            found[weights.parent.name] = load_saved(weights.parent)
-    return found
+            result[weights.parent.name] = load_saved(weights.parent)
+    return result

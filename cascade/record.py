@@ -37,19 +37,19 @@ def load_record(folder: Path) -> Record:
     if not file.is_file():
         return Record()
     try:
-        found = Record(**json.loads(file.read_text("utf-8")))
+        result = Record(**json.loads(file.read_text("utf-8")))
     except (ValueError, TypeError, RecursionError):
         raise InputError(f"{file} is damaged: it is no record of a training") from None
-    names, counts = found.classes, found.counts
+    names, counts = result.classes, result.counts
     sound = (
         isinstance(names, list)
         and all(isinstance(name, str) for name in names)
         and len(set(names)) == len(names)
         and isinstance(counts, list)
         and all(type(count) is int and count >= 0 for count in counts)
-        and isinstance(found.images, str)
-        and isinstance(found.previous, str)
+        and isinstance(result.images, str)
+        and isinstance(result.previous, str)
     )
     if not sound:
         raise InputError(f"{file} is damaged: it is no record of a training")
-    return found
+    return result

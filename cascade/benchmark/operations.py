@@ -56,8 +56,8 @@ def ours(config: StageConfig, device: torch.device, precision: str) -> dict[str,
     """
     torch.manual_seed(0)
     loss = ready(build(config), config, device)
-    found = of_a_stage(loss, config, device, precision)
-    return found | (parts(loss.flow, config, device, precision) if loss.flow.encoder else {})
+    result = of_a_stage(loss, config, device, precision)
+    return result | (parts(loss.flow, config, device, precision) if loss.flow.encoder else {})
 
 
 def of_a_stage(

@@ -101,8 +101,8 @@ def summary(
                 row["mib"] = memory_of(args, kind, precision) / 2**20
             rows.append(row)
             if f"{args.against} {name}" in seconds:
-                found = measure.ratio(seconds[f"{args.against} {name}"], seconds[name])
-                ratios[RATIOS[kind] + "_bf16" * (precision == "bfloat16")] = found
+                result = measure.ratio(seconds[f"{args.against} {name}"], seconds[name])
+                ratios[RATIOS[kind] + "_bf16" * (precision == "bfloat16")] = result
     peaks = {precision: speeds[f"peak {precision}"] for precision in args.precision}
     return {"peak_gflops": peaks, "rows": rows, **ratios}
 

@@ -200,12 +200,12 @@ def pairs(
     net = Perceptual.load(args.lpips, args.device) if args.lpips else None
     rows = []
     for temperature in sweep:
-        found = pair_scores(
+        result = pair_scores(
             cascade, source, indices, args.super_resolution, args.samples, temperature, args.seed,
             net, args.batch, state, advance,
         )  # fmt: skip
         at = {"temperature": temperature[0] if len(temperature) == 1 else temperature}
-        rows += [{**at, "by": name, **scores} for name, scores in found.items()]
+        rows += [{**at, "by": name, **scores} for name, scores in result.items()]
     return {
         "factor": args.super_resolution,
         "samples_an_image": args.samples,

@@ -234,9 +234,9 @@ def compare(
     indices = drawn(other, args.limit)
     rows = score(cascade, other, indices, protocol, args)
     theirs = assemble(cascade, rows)
-    found = separation(ours, theirs, (sizes, column(rows, "WebP")))
-    show_comparison(f"{args.data} against {args.compare}, {len(indices)} images", found, theirs)
-    return found
+    result = separation(ours, theirs, (sizes, column(rows, "WebP")))
+    show_comparison(f"{args.data} against {args.compare}, {len(indices)} images", result, theirs)
+    return result
 
 
 def labels_of(cascade: Cascade, records: Records) -> tuple[Tensor | None, str | None]:
@@ -269,12 +269,12 @@ def bounds(
     """Every stage but the first on disturbed conditions, printed; mean figures for the JSON."""
     images = cascade.resize(source.read(records.indices))
     labels, whose = labels_of(cascade, records)
-    found = {}
+    result = {}
     for i, stage in enumerate(cascade.stages[1:], start=1):
-        found[stage.name] = variational(
+        result[stage.name] = variational(
             cascade, images, labels, i, args.variational, args.samples, args.seed
         )
-    show_bounds(args.variational, found, whose)
+    show_bounds(args.variational, result, whose)
     return {"labels": whose} | {
         name: {
             "clean": report.clean.mean().item(),
@@ -282,7 +282,7 @@ def bounds(
             "kl": report.kl.mean().item(),
             "bound": report.bound.mean().item(),
         }
-        for name, report in found.items()
+        for name, report in result.items()
     }
 
 

@@ -108,10 +108,10 @@ def draw(
         for first in range(0, args.num, args.batch):
             count = min(args.batch, args.num - first)
             part = None if labels is None else labels[first : first + count]
-            found = cascade.draw(count, part, temperature, args.seed, first)
-            images.append(found.images[-1])
-            clipped.append(found.clipped)
-            failed += int((~found.finite).sum())
+            result = cascade.draw(count, part, temperature, args.seed, first)
+            images.append(result.images[-1])
+            clipped.append(result.clipped)
+            failed += int((~result.finite).sum())
             bar.advance(task, count)
     names = [stage.name for stage in cascade.stages]
     return torch.cat(images), failed, clip_rates(torch.cat(clipped), names)

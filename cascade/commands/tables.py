@@ -69,13 +69,13 @@ def main() -> None:
 def read_entries(known: Path) -> list[Entry]:
     """The scores that earlier runs found."""
     try:
-        found = json.loads(known.read_text("utf-8"))
+        result = json.loads(known.read_text("utf-8"))
     except (ValueError, RecursionError):
-        found = None
+        result = None
     needed = {"of", "size", "frechet"}
-    if not isinstance(found, list) or not all(needed <= set(entry or ()) for entry in found):
+    if not isinstance(result, list) or not all(needed <= set(entry or ()) for entry in result):
         raise InputError(f"{known} is damaged: it holds no list of scores; --force scores again")
-    return found
+    return result
 
 
 def parse() -> argparse.Namespace:
@@ -150,11 +150,11 @@ def score(
                 advance,
             )  # fmt: skip
             for level, features in real.features.items():
-                found = compare(features, drawing.features[level], table.seed, args.device)
+                result = compare(features, drawing.features[level], table.seed, args.device)
                 known[level] = {
                     "of": keys[level],
                     "size": cascade.stages[level].shape[1],
-                    **found,
+                    **result,
                     "pixels_sha256": real.digests[level],
                 }
                 entries.append(known[level])
@@ -191,7 +191,7 @@ def markdown(table: Table, scored: dict[str, list[Entry]], net: FeatureNet) -> s
     lines += ["", distance + ("; in brackets the published FID." if compared else ".")]
     if not net.genuine:
         lines.append("These are other features than FID's: only our own rows compare.")
-    images = next((e["of"]["images"] for found in scored.values() for e in found), None)
+    images = next((e["of"]["images"] for result in scored.values() for e in result), None)
     mode = f", clean-fid's mode {net.mode}" if net.mode else ""
     lines.append(
         f"{table.num} samples at temperature {table.temperature:g}, seed {table.seed}, beside "

@@ -28,8 +28,8 @@ def main() -> None:
     if args.all:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise InputError("--all starts processes of its own: run it without a launcher")
-        found = train_all.jobs(args.all, [args.config, *args.overrides] if args.config else [])
-        train_all.show(found) if args.dry_run else train_all.train(found)
+        result = train_all.jobs(args.all, [args.config, *args.overrides] if args.config else [])
+        train_all.show(result) if args.dry_run else train_all.train(result)
         return
     config = load_config(args.config, args.overrides)
     cli.check_outputs([args.json], force=True)  # here --force is about the stage
@@ -38,7 +38,7 @@ def main() -> None:
     if args.dry_run:
         cli.say(description(config))
         return
-    trainer = Trainer(config, anew=args.force)
+    trainer = Trainer(config, restart=args.force)
     if not trainer.accelerator.is_main_process:
         trainer.run()
         return
@@ -74,7 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("config", nargs="?", help="YAML file of the stage")
     parser.add_argument("overrides", nargs="*", help="settings to change, as key=value")
     parser.add_argument("--dry-run", action="store_true", help="describe, do not train")
-    parser.add_argument("--force", action="store_true", help="train a finished stage anew")
+    parser.add_argument("--force", action="store_true", help="train a stage from the start")
     parser.add_argument("--json", help="also write the last figures to this file")
     parser.add_argument("--all", metavar="FOLDER", help="train every stage of a folder of configs")
     args = parser.parse_intermixed_args()

@@ -116,34 +116,34 @@ def check_cost(photo: Photo, args: argparse.Namespace) -> None:
 
 def judge(stage: Stage, folder: Path, low: Tensor, label: int | None) -> dict[str, Any]:
     """Say how the stage finds the photo's own pair, and warn where it finds it unusual."""
-    found = typicality(stage, low, label)
-    if found is None:
+    result = typicality(stage, low, label)
+    if result is None:
         cli.say(f"note: too small a photo for {stage.name} to judge")
         return {}
     recorded = recorded_bpd(folder)
     beside = "" if recorded is None else f" ({recorded:.3f} held out in training)"
     cli.say(
-        f"the photo itself: {found.bpd:.3f} bits/dim under {stage.name}{beside}, "
-        f"{found.surprise:+.3f} beside samples"
+        f"the photo itself: {result.bpd:.3f} bits/dim under {stage.name}{beside}, "
+        f"{result.surprise:+.3f} beside samples"
     )
-    if not found.usual:
+    if not result.usual:
         cli.say(
             "note: this photo lies far outside what the stage was trained on: it has "
-            + ("more detail" if found.surprise > 0 else "less detail")
+            + ("more detail" if result.surprise > 0 else "less detail")
             + " than the stage's samples of the same low image"
         )
-    return {"bpd": found.bpd, "bpd_recorded": recorded, "surprise": found.surprise}
+    return {"bpd": result.bpd, "bpd_recorded": recorded, "surprise": result.surprise}
 
 
 def measure(
     stages: list[Stage], low: Tensor, images: Tensor, truth: Tensor | None
 ) -> dict[str, Any]:
     """How well each sample halves to the low image, and how near it is to the true one."""
-    found: dict[str, Any] = {"lr_psnr": [low_psnr(stages, image, low) for image in images]}
+    result: dict[str, Any] = {"lr_psnr": [low_psnr(stages, image, low) for image in images]}
     if truth is not None:
-        found["psnr"] = [psnr_between(image, truth) for image in images]
-        found["cubic_psnr"] = psnr_between(bicubic(low, truth.shape[1] // low.shape[1]), truth)
-    return found
+        result["psnr"] = [psnr_between(image, truth) for image in images]
+        result["cubic_psnr"] = psnr_between(bicubic(low, truth.shape[1] // low.shape[1]), truth)
+    return result
 
 
 def show(result: dict[str, Any], files: list[str]) -> None:

@@ -24,8 +24,8 @@ def find_config(name: str | Path) -> Path:
     if path.exists():
         return path
     parts = path.parts[1:] if path.parts[:1] == ("configs",) else path.parts
-    found = _home().joinpath(*parts) if parts and not path.is_absolute() else path
-    for candidate in (found, found.with_name(f"{found.name}.yaml")):
+    result = _home().joinpath(*parts) if parts and not path.is_absolute() else path
+    for candidate in (result, result.with_name(f"{result.name}.yaml")):
         if candidate.exists() and _home() in candidate.resolve().parents:
             return candidate
     return path

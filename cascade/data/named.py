@@ -144,9 +144,9 @@ def _mnist5k(split: str, root: str) -> ArrayImages:
 
 
 def _digits(split: str, root: str) -> ArrayImages:
-    found = _package("sklearn.datasets", "digits").load_digits()
-    pixels = torch.as_tensor(found.images).mul(255 / 16).round().to(torch.uint8)[:, None]
-    source = ArrayImages(pixels, torch.as_tensor(found.target), list("0123456789"))
+    result = _package("sklearn.datasets", "digits").load_digits()
+    pixels = torch.as_tensor(result.images).mul(255 / 16).round().to(torch.uint8)[:, None]
+    source = ArrayImages(pixels, torch.as_tensor(result.target), list("0123456789"))
     return source.subset(part(len(source), source.labels, split))
 
 
@@ -197,14 +197,14 @@ def _torchvision(name: str, class_name: str) -> Callable[[str, str], ArrayImages
             else {"train": not held_out}
         )
         kind = getattr(datasets, class_name)
-        found = _downloaded(lambda: kind(root, download=True, **which), name, root)
-        pixels = torch.as_tensor(found.data)
+        result = _downloaded(lambda: kind(root, download=True, **which), name, root)
+        pixels = torch.as_tensor(result.data)
         if name in ("mnist", "fashion_mnist"):
             pixels = _padded(pixels)[:, None]
         elif name != "svhn":  # svhn comes channels first already
             pixels = pixels.permute(0, 3, 1, 2)
-        labels = torch.as_tensor(found.labels if name == "svhn" else found.targets).long()
-        classes = getattr(found, "classes", None) or list("0123456789")
+        labels = torch.as_tensor(result.labels if name == "svhn" else result.targets).long()
+        classes = getattr(result, "classes", None) or list("0123456789")
         return _held_out(ArrayImages(pixels, labels, classes), split)
 
     return load
@@ -235,9 +235,9 @@ def _celeba(split: str, root: str) -> FileImages:
     names = {"train": ["train"], "validation": ["valid"], "trainval": ["train", "valid"]}
     files = []
     for official in names.get(split, [split]):
-        found = _downloaded(partial(CelebA, root, official, download=True), "celeba", root)
-        folder = Path(found.root) / found.base_folder / "img_align_celeba"
-        files += [folder / name for name in found.filename]
+        result = _downloaded(partial(CelebA, root, official, download=True), "celeba", root)
+        folder = Path(result.root) / result.base_folder / "img_align_celeba"
+        files += [folder / name for name in result.filename]
     return FileImages(files, (3, CELEBA_CROP, CELEBA_CROP), crop=CELEBA_CROP)
 
 

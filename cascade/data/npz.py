@@ -32,8 +32,8 @@ def read_npz(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            found = {member.filename: member for member in archive.infolist()}
-            members = {n: found[f"{n}.npy"] for n in names if f"{n}.npy" in found}
+            result = {member.filename: member for member in archive.infolist()}
+            members = {n: result[f"{n}.npy"] for n in names if f"{n}.npy" in result}
             _check_memory(sum(member.file_size for member in members.values()), file)
             for member in members.values():
                 with archive.open(member) as data:

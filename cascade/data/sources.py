@@ -144,11 +144,11 @@ def open_folder(
             return error
 
     with ThreadPoolExecutor(8) as pool:
-        for file, found in zip(files, pool.map(inspect, files), strict=True):
-            if isinstance(found, Exception):
-                problems.append(f"{_shown(file)} ({found})")
+        for file, result in zip(files, pool.map(inspect, files), strict=True):
+            if isinstance(result, Exception):
+                problems.append(f"{_shown(file)} ({result})")
             else:
-                shape, digest = found
+                shape, digest = result
                 good.append(file)
                 digests.append(digest)
                 shapes.setdefault(shape, file)

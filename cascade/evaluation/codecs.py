@@ -17,10 +17,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def file_bpd(images: Tensor, codec: str) -> Tensor:
     """Bits/dim of each image (B, C, H, W) as a file of its own, headers included, (B,)."""
-    found = []
+    result = []
     for image in images:
         pixels = image.permute(1, 2, 0).squeeze(2).numpy()
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, codec, **SETTINGS[codec])
-        found.append(8 * file.tell() / image.numel())
-    return torch.tensor(found, dtype=torch.float64)
+        result.append(8 * file.tell() / image.numel())
+    return torch.tensor(result, dtype=torch.float64)

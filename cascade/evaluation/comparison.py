@@ -23,8 +23,8 @@ def separation(ours: Report, theirs: Report, files: tuple[Tensor, Tensor]) -> di
     lossless file, the complexity-corrected score of Serrà et al. (2020); ``files`` holds those
     (N,) for either set.
     """
-    found = {"total": auroc(ours.image_bpd, theirs.image_bpd)}
+    result = {"total": auroc(ours.image_bpd, theirs.image_bpd)}
     for i, name in enumerate(ours.names):
-        found[name] = auroc(-ours.nats[:, i], -theirs.nats[:, i])
+        result[name] = auroc(-ours.nats[:, i], -theirs.nats[:, i])
     corrected = (ours.image_bpd - files[0], theirs.image_bpd - files[1])
-    return {**found, "total - WebP": auroc(*corrected)}
+    return {**result, "total - WebP": auroc(*corrected)}

@@ -58,5 +58,5 @@ def versions(
 
     made = cascade.generate(drawn, reduce_bits(low, cascade.bits), first)
     return [
-        expand_bits(found.image, cascade.bits).unflatten(0, (len(low), count)) for found in made
+        expand_bits(result.image, cascade.bits).unflatten(0, (len(low), count)) for result in made
     ]

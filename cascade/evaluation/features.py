@@ -75,25 +75,25 @@ class FeatureNet:
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         try:
             with exact, torch.jit.optimized_execution(False):  # or the third call rounds otherwise
-                found = in_chunks(self._checked, images).float().cpu()
+                result = in_chunks(self._checked, images).float().cpu()
         except SCRIPT_FAULTS as error:
             shape = "x".join(map(str, images.shape[1:]))
             raise InputError(f"{self.name} cannot take {shape} images: {_last(error)}") from None
-        if not found.isfinite().all():
+        if not result.isfinite().all():
             raise InputError(f"{self.name} gave features that are not finite")
-        return found
+        return result
 
     def _checked(self, images: Tensor) -> Tensor:
         """The features of a chunk; `InputError` unless they are some numbers an image."""
-        found = self.function(images)
-        sound = isinstance(found, Tensor) and found.ndim == 2 and len(found) == len(images)
-        if not sound or found.shape[1] < 2 or found.is_complex():
-            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        result = self.function(images)
+        sound = isinstance(result, Tensor) and result.ndim == 2 and len(result) == len(images)
+        if not sound or result.shape[1] < 2 or result.is_complex():
+            what = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise InputError(
                 f"{self.name} must give real features (B, F), F of 2 or more: of {len(images)} "
                 f"images it gave {what}"
             )
-        return found
+        return result
 
 
 def scripted(file: str | Path, device: str | torch.device = "cpu") -> FeatureNet:

@@ -43,11 +43,11 @@ def ssim(one: Tensor, two: Tensor) -> Tensor:
         from skimage.metrics import structural_similarity
     except ImportError:
         raise InputError("SSIM needs scikit-image: pip install 'csrflow[scores]'") from None
-    found = [
+    result = [
         structural_similarity(
             a.numpy(), b.numpy(), channel_axis=0, data_range=255, gaussian_weights=True, sigma=1.5,
             use_sample_covariance=False,
         )
         for a, b in zip(one, two, strict=True)
     ]  # fmt: skip
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.tensor(result, dtype=torch.float64)

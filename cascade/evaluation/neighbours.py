@@ -44,8 +44,8 @@ def neighbours(
     index = torch.empty(len(images), 0, dtype=torch.int64)
     for block in torch.arange(len(source)).split(BLOCK):
         others = cascade.resize(source.read(block)).double().flatten(1)
-        found = torch.stack([torch.cdist(side, others) for side in sides]).amin(0)
-        distance = torch.cat([distance, found], dim=1)
+        result = torch.stack([torch.cdist(side, others) for side in sides]).amin(0)
+        distance = torch.cat([distance, result], dim=1)
         index = torch.cat([index, block.expand(len(images), -1)], dim=1)
         distance, order = distance.sort(dim=1, stable=True)
         distance, index = distance[:, :count], index.gather(1, order)[:, :count]

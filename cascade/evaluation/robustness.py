@@ -58,9 +58,9 @@ def reconstructions(
     for sigma in sigmas:
         strength = torch.full((len(image),), float(sigma))
         limit = model.config.augment.limit
-        found, failed = disturb(model, image, lower, labels, strength, noise, limit)
-        change = (found.int() - image.int()).abs().double().flatten(1).mean(1)[~failed]
-        blank = torch.where(failed[:, None, None, None], 0, expand_bits(found, cascade.bits))
+        result, failed = disturb(model, image, lower, labels, strength, noise, limit)
+        change = (result.int() - image.int()).abs().double().flatten(1).mean(1)[~failed]
+        blank = torch.where(failed[:, None, None, None], 0, expand_bits(result, cascade.bits))
         shown.append(blank)
         distance.append(change.mean().item())
         exploded.append(failed.double().mean().item())
@@ -91,7 +91,7 @@ def conditional_bpd(
     above, below = cascade.stages[stage], cascade.stages[stage - 1]
     noise = normal_noise(high, below.flow.shape, seed, stage, draw=0)
     y = above.coding.dequantise(high, seed, stage, draw=0)
-    limit, found = above.config.augment.limit, []
+    limit, result = above.config.augment.limit, []
     for sigma in sigmas:
         strength = torch.full((len(images),), float(sigma))
         given, exploded = disturb(below, low, lower, labels, strength, noise, limit)
@@ -99,8 +99,8 @@ def conditional_bpd(
         nats = told.run(told.flow.log_prob, y, given, labels).double()[~exploded]
         nats = nats - log_volume(y[0].numel(), cascade.bits)
         bpd = bits_per_dim(nats.mean(), y[0].numel()).item()
-        found.append((bpd, exploded.double().mean().item()))
-    return found
+        result.append((bpd, exploded.double().mean().item()))
+    return result
 
 
 @dataclass

@@ -72,8 +72,8 @@ def real_features(
     """
 
     def images(first: int, number: int) -> list[Tensor]:
-        found = real_levels(cascade, source, indices[first : first + number])
-        return [found[level] for level in levels]
+        result = real_levels(cascade, source, indices[first : first + number])
+        return [result[level] for level in levels]
 
     digests = _digests(images, len(indices), batch, len(levels))
     files: list[Any] = [_file(folder, digest, net) for digest in digests]
@@ -82,8 +82,8 @@ def real_features(
         broadcast_object_list(missing)  # or a process that sees a new file waits for no one
 
     def rows_of(first: int, number: int) -> list[Tensor]:
-        found = images(first, number)
-        return [net(found[i]) for i in missing[0]]
+        result = images(first, number)
+        return [net(result[i]) for i in missing[0]]
 
     tables = spread(rows_of, len(indices), batch, state, advance) if missing[0] else []
     computed = dict(zip(missing[0], tables, strict=True))
@@ -101,10 +101,10 @@ def real_features(
 
 def _kept(file: Path, count: int) -> Tensor:
     """Features that were kept before; `InputError` where they are not of so many images."""
-    found = read_tensors(file).get("features", torch.empty(0))
-    if found.ndim != 2 or len(found) != count or found.dtype != torch.float32:
+    result = read_tensors(file).get("features", torch.empty(0))
+    if result.ndim != 2 or len(result) != count or result.dtype != torch.float32:
         raise InputError(f"{file} is damaged: it holds no features of {count} images; remove it")
-    return found
+    return result
 
 
 def _digests(
@@ -113,8 +113,8 @@ def _digests(
     """SHA-256 of all images' shapes and pixels, level by level."""
     digests = [hashlib.sha256() for _ in range(levels)]
     for first in range(0, count, batch):
-        found = images(first, min(batch, count - first))
-        for digest, level in zip(digests, found, strict=True):
+        result = images(first, min(batch, count - first))
+        for digest, level in zip(digests, result, strict=True):
             for image in level:
                 digest.update(repr(tuple(image.shape)).encode())
                 digest.update(image.contiguous().numpy().tobytes())
@@ -164,8 +164,8 @@ def sample_features(
 def _consistency(cascade: Cascade, images: Sequence[Tensor]) -> Tensor:
     """Mean |D(image) − low| of each sample, in grey levels, (N, stages − 1)."""
     levels = [reduce_bits(image, cascade.bits) for image in images]
-    found = [torch.zeros(len(levels[0]), 0, dtype=torch.float64)]
+    result = [torch.zeros(len(levels[0]), 0, dtype=torch.float64)]
     for low, high in itertools.pairwise(levels):
         apart = (halve(high, cascade.bits, cascade.pyramid).double() - low.double()).abs()
-        found.append(apart.flatten(1).mean(1, keepdim=True))
-    return torch.cat(found, 1)
+        result.append(apart.flatten(1).mean(1, keepdim=True))
+    return torch.cat(result, 1)

@@ -80,7 +80,7 @@ class Journal:
         if self.folder.exists() and not resume and not force:
             raise InputError(
                 f"{self.folder} holds an interrupted run: --resume continues it, "
-                "--force starts anew"
+                "--force starts over"
             )
         with naming(self.folder):
             self.lock = Lock(self.folder, "written")
@@ -93,7 +93,7 @@ class Journal:
         header, *rows = [self._opened(line, file) for line in lines] or [self.header]
         if header != self.header:
             raise InputError(
-                f"{self.folder} was begun with other weights, data or settings; --force starts anew"
+                f"{self.folder} was begun with other weights, data or settings; --force starts over"
             )
         yield from (Row(**row) for row in rows)
 
@@ -108,7 +108,7 @@ class Journal:
         """The value of a line; `InputError` where it is not what was written."""
         checksum, _, text = line.partition(b" ")
         if checksum != f"{zlib.crc32(text):08x}".encode():
-            raise InputError(f"{file} is damaged; --force starts anew")
+            raise InputError(f"{file} is damaged; --force starts over")
         return json.loads(text)
 
     def add(self, rows: list[Row]) -> None:
@@ -144,16 +144,16 @@ def score_source(
     left = torch.tensor([i for i in indices.tolist() if i not in known], dtype=torch.int64)
     rank, processes = (state.process_index, state.num_processes) if state else (0, 1)
     mine = left.split(CHUNK)[rank::processes] if len(left) else ()
-    found: list[Row] = []
+    result: list[Row] = []
     together = max(1, batch // CHUNK)
     for first in range(0, len(mine), together):
         part = torch.cat(mine[first : first + together])
         rows = _score(cascade, source, part, protocol)
         if journal:
             journal.add(rows)
-        found += rows
+        result += rows
         advance(len(part) * processes)
-    known |= {row.index: row for row in (gather_object(found) if processes > 1 else found)}
+    known |= {row.index: row for row in (gather_object(result) if processes > 1 else result)}
     return [known[i] for i in indices.tolist()]
 
 

@@ -47,21 +47,21 @@ class Perceptual:
         """Distances (N,) of images uint8 (N, C, H, W)."""
         try:
             with torch.jit.optimized_execution(False):
-                found = in_chunks(self._checked, self._seen(one), self._seen(two)).cpu()
+                result = in_chunks(self._checked, self._seen(one), self._seen(two)).cpu()
         except SCRIPT_FAULTS as error:
             reason = next(reversed(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(f"{self.name} cannot compare two images: {reason}") from None
-        if not found.isfinite().all():
+        if not result.isfinite().all():
             raise InputError(f"{self.name} gave distances that are not finite")
-        return found.double()
+        return result.double()
 
     def _checked(self, one: Tensor, two: Tensor) -> Tensor:
         """The distances of a chunk, (B,); `InputError` unless they are one number a pair."""
-        found = self.net(one, two)
-        if not isinstance(found, Tensor) or found.numel() != len(one) or found.is_complex():
-            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        result = self.net(one, two)
+        if not isinstance(result, Tensor) or result.numel() != len(one) or result.is_complex():
+            what = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise InputError(f"{self.name} must give a number a pair: of {len(one)} it gave {what}")
-        return found.flatten()
+        return result.flatten()
 
     def _seen(self, images: Tensor) -> Tensor:
         return images.to(self.device).expand(-1, 3, -1, -1).float() / 127.5 - 1
@@ -92,8 +92,8 @@ def pair_scores(
 
     def rows_of(first: int, number: int) -> list[Tensor]:
         rows = indices[first : first + number]
-        found = real_levels(cascade, source, rows)
-        true, low = found[-1], found[start]
+        result = real_levels(cascade, source, rows)
+        true, low = result[-1], result[start]
         known: Any = source.labels
         labels = known[rows] if cascade.classes else None
         drawn = versions(cascade, low, samples, labels, temperature, seed)[-1].transpose(0, 1)
@@ -141,5 +141,5 @@ def _diversity(drawn: Tensor) -> Tensor:
 
 def _means(columns: Tensor, perceptual: Perceptual | None) -> dict[str, float]:
     means = columns.mean(0)
-    found = {"psnr": means[0].item(), "ssim": means[1].item(), "lr_psnr": psnr(means[2]).item()}
-    return found | ({"lpips": means[3].item()} if perceptual else {})
+    result = {"psnr": means[0].item(), "ssim": means[1].item(), "lr_psnr": psnr(means[2]).item()}
+    return result | ({"lpips": means[3].item()} if perceptual else {})

@@ -102,8 +102,8 @@ class Part:
 
     def replaced(self, table: Table) -> float | None:
         """The last share of disturbed low images that its training gave up on, if it logged any."""
-        found = [row.get("replaced") for row in read_metrics(Path(table.runs, self.folder))]
-        return next((share for share in reversed(found) if share is not None), None)
+        result = [row.get("replaced") for row in read_metrics(Path(table.runs, self.folder))]
+        return next((share for share in reversed(result) if share is not None), None)
 
 
 def parts(name: str) -> list[Part]:
@@ -112,17 +112,19 @@ def parts(name: str) -> list[Part]:
     ``CC`` marks class-conditional stages; a number in brackets is the σ that a stage's low images
     were disturbed by in training. Raises `InputError` where it is no such name.
     """
-    found: list[Part] = []
+    result: list[Part] = []
     for text in name.split("-"):
         match = PART.fullmatch(text)
-        kind = "SRF" if found else "Glow"
-        if not match or match[1] != kind or (match[4] and not found):
+        kind = "SRF" if result else "Glow"
+        if not match or match[1] != kind or (match[4] and not result):
             raise InputError(
                 f"{name!r} is not a cascade's name such as Glow16-SRF32(0.02)-SRF64: see {text!r}"
             )
-        below = found[-1] if found else None
-        found.append(Part(kind.lower(), bool(match[2]), int(match[3]), float(match[4] or 0), below))
-    return found
+        below = result[-1] if result else None
+        result.append(
+            Part(kind.lower(), bool(match[2]), int(match[3]), float(match[4] or 0), below)
+        )
+    return result
 
 
 def load_table(file: str | Path, overrides: Sequence[str] = ()) -> Table:

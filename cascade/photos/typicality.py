@@ -27,7 +27,7 @@ class Typicality:
     ``surprise`` is near 0 for images of the kind it was trained on. Above, the image has details
     that the stage does not expect; below, it lacks those that it does. Samples are scored as the
     stage drew them, not as images: rounded and dequantised again, a value just outside its bin
-    would be drawn anew across the neighbouring one, which may be far less likely.
+    would be drawn again across the neighbouring one, which may be far less likely.
     """
 
     bpd: float
@@ -70,8 +70,8 @@ def _bpd(stage: Stage, y: Tensor, low: Tensor, labels: Tensor | None) -> float:
 def recorded_bpd(folder: Path) -> float | None:
     """The last bits/dim of held-out images that training wrote into a stage folder, if any."""
     rows = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
-    found = [row[key] for row in rows for key in ("validation_bpd", "test_bpd") if key in row]
-    return found[-1] if found else None
+    result = [row[key] for row in rows for key in ("validation_bpd", "test_bpd") if key in row]
+    return result[-1] if result else None
 
 
 def spread_patches(image: Tensor, stage: Stage) -> Tensor | None:

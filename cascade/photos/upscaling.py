@@ -72,15 +72,15 @@ def doubler_folders(
     count = factor.bit_length() - 1
     if factor < 2 or factor != 2**count:
         raise InputError(f"stages double, so the factor is 2, 4, 8, ..., not {factor}")
-    found, _ = stage_folders(folder, names)
+    result, _ = stage_folders(folder, names)
     if names and len(names) != count:
         raise InputError(f"factor {factor} takes {count} stages, --stages names {len(names)}")
-    if len(found) < count:
+    if len(result) < count:
         raise InputError(
-            f"factor {factor} takes {count} stages, {folder} gives {len(found)}; "
+            f"factor {factor} takes {count} stages, {folder} gives {len(result)}; "
             "--stages a,b names stages of a folder, the same one twice if need be"
         )
-    return found[-count:]
+    return result[-count:]
 
 
 def load_doublers(folders: Sequence[Path], device: str | torch.device = "cpu") -> list[Stage]:

@@ -159,8 +159,8 @@ class Augmentation:
                 stage, image, lower, label, sigma, noise, self.augment.limit
             )
         sigma = torch.where(exploded, 0.0, sigma)
-        for key, *found in zip(keys, disturbed, sigma.tolist(), exploded.tolist(), strict=True):
-            self.pool[key] = tuple(found)
+        for key, *result in zip(keys, disturbed, sigma.tolist(), exploded.tolist(), strict=True):
+            self.pool[key] = tuple(result)
 
     def verify(self) -> None:
         """Raise `RuntimeError` if the previous stage's weights are no longer what they were."""

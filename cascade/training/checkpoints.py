@@ -107,7 +107,7 @@ class States:
             return file, tensors, counts
         if files:
             raise InputError(
-                f"none of the states in {self.folder} can be read; --force starts anew"
+                f"none of the states in {self.folder} can be read; --force starts over"
             )
         return None
 

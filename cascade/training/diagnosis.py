@@ -26,15 +26,15 @@ def explain(module: nn.Module, *inputs: Tensor | None) -> Fault:
 
     Call it while the gradients of the step at fault are still there, not clipped.
     """
-    with torch.no_grad(), _largest_outputs(module) as found:
+    with torch.no_grad(), _largest_outputs(module) as result:
         module.forward(*inputs)  # not as it may be compiled, without hooks
-    tops: Any = sorted(found.items(), key=lambda item: -item[1])[:LARGEST]
+    tops: Any = sorted(result.items(), key=lambda item: -item[1])[:LARGEST]
     largest = ", ".join(f"{name} {value:.1e}" for name, value in tops)
-    for name, value in found.items():
+    for name, value in result.items():
         if not value < float("inf"):
-            before = [n for n in found if found[n] < float("inf")]
-            tops = sorted(before, key=lambda n: -found[n])[:LARGEST]
-            largest = ", ".join(f"{n} {found[n]:.1e}" for n in tops) or "none"
+            before = [n for n in result if result[n] < float("inf")]
+            tops = sorted(before, key=lambda n: -result[n])[:LARGEST]
+            largest = ", ".join(f"{n} {result[n]:.1e}" for n in tops) or "none"
             text = f"first not finite: the output of {name}; largest finite outputs: {largest}"
             return Fault(0, text)
     for name, parameter in module.named_parameters():
@@ -47,14 +47,14 @@ def explain(module: nn.Module, *inputs: Tensor | None) -> Fault:
 @contextmanager
 def _largest_outputs(module: nn.Module) -> Iterator[dict[str, float]]:
     """The size of the largest output value of every layer, in the order they finish; nan is inf."""
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
 
     def look(name: str, kind: str, output: object) -> None:
         tensors = output if isinstance(output, tuple) else (output,)
         sizes = [t.detach().abs().max() for t in tensors if isinstance(t, Tensor) and t.numel()]
         if sizes:
             largest = torch.stack([s.double() for s in sizes]).max().item()
-            found[f"{name} ({kind})"] = largest if largest == largest else float("inf")
+            result[f"{name} ({kind})"] = largest if largest == largest else float("inf")
 
     hooks = [
         layer.register_forward_hook(
@@ -64,7 +64,7 @@ def _largest_outputs(module: nn.Module) -> Iterator[dict[str, float]]:
         if name
     ]
     try:
-        yield found
+        yield result
     finally:
         for hook in hooks:
             hook.remove()

@@ -36,16 +36,16 @@ class HeldOut:
     @torch.no_grad()
     def bpd(self, flow: Flow) -> float:
         """Mean bits/dim of the held-out images under a stage's flow."""
-        found = []
+        result = []
         for inputs, _ in self._parts():
-            found.append(density_bpd(flow.log_prob(*inputs), inputs[0], self.config.data.bits))
-        return torch.cat(found).mean().item()
+            result.append(density_bpd(flow.log_prob(*inputs), inputs[0], self.config.data.bits))
+        return torch.cat(result).mean().item()
 
     @torch.no_grad()
     def l1(self, module: nn.Module) -> float:
         """Mean |prediction − target| of a net that predicts the target from the low image."""
-        found = [(module(low) - target).abs() for (target, low, _), _ in self._parts()]
-        return torch.cat(found).mean().item()
+        result = [(module(low) - target).abs() for (target, low, _), _ in self._parts()]
+        return torch.cat(result).mean().item()
 
     @torch.no_grad()
     def failures(self, flow: Flow) -> dict[str, float]:
@@ -54,13 +54,13 @@ class HeldOut:
         For each of ``train.watch_sigmas``, with whitened and with raw latents: ``not_finite``, and
         ``exploded``, which also counts values that `restore` would replace.
         """
-        found = {}
+        result = {}
         for sigma in self.config.train.watch_sigmas:
             for scaling, latents in (("whitened", flow), ("raw", without_priors(flow))):
                 finite, exploded = self._reconstructed(latents, sigma)
-                found[f"not_finite_{scaling}_{sigma:g}"] = (~finite).double().mean().item()
-                found[f"exploded_{scaling}_{sigma:g}"] = exploded.double().mean().item()
-        return found
+                result[f"not_finite_{scaling}_{sigma:g}"] = (~finite).double().mean().item()
+                result[f"exploded_{scaling}_{sigma:g}"] = exploded.double().mean().item()
+        return result
 
     def _reconstructed(self, flow: Flow, sigma: float) -> tuple[Tensor, Tensor]:
         """Whether each held-out image's noisy reconstruction is finite, and whether it explodes."""

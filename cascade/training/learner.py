@@ -120,9 +120,9 @@ class Learner:
         for part in parts:
             joining = nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.wrapped)
             with joining:
-                loss, found = objective(self.wrapped, part, self.config)
+                loss, result = objective(self.wrapped, part, self.config)
                 self.accelerator.backward(loss / len(parts))
-            for key, value in found.items():
+            for key, value in result.items():
                 metrics[key] = metrics.get(key, 0.0) + value / len(parts)
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         return metrics, get_total_norm(gradients, foreach=True)

@@ -18,10 +18,10 @@ def logged_stages(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if (folder / "metrics.jsonl").is_file():
         return [folder]
-    found = [log.parent for log in sorted(folder.glob("*/metrics.jsonl"))]
-    if not found:
+    result = [log.parent for log in sorted(folder.glob("*/metrics.jsonl"))]
+    if not result:
         raise InputError(f"{folder} holds no metrics.jsonl; train a stage into it first")
-    return sorted(found, key=lambda stage: load_saved(stage).data.size)
+    return sorted(result, key=lambda stage: load_saved(stage).data.size)
 
 
 def read_metrics(stage: Path) -> list[dict[str, Any]]:

@@ -31,9 +31,9 @@ def phases(config: StageConfig) -> list[Phase]:
     """The phases of a run, in order; those of no steps are left out, but for the last."""
     pretrain, frozen = config.train.pretrain_steps, config.train.frozen_steps
     last = Phase("all", pretrain + config.train.steps)
-    found = [Phase("encoder", pretrain), Phase("frozen", pretrain + frozen)]
+    result = [Phase("encoder", pretrain), Phase("frozen", pretrain + frozen)]
     starts = (0, pretrain)
-    return [p for p, start in zip(found, starts, strict=True) if p.end > start] + [last]
+    return [p for p, start in zip(result, starts, strict=True) if p.end > start] + [last]
 
 
 def super_resolution(flow: Flow, config: StageConfig) -> SuperResolution:
@@ -61,8 +61,8 @@ def flow_loss(
     if logits is not None:
         assert batch.label is not None
         class_loss = classification(logits, batch.label, model.class_loss)
-    found = {"bpd": bpd.detach(), "class_loss": class_loss.detach()}
-    return bpd + model.class_weight * class_loss, found
+    result = {"bpd": bpd.detach(), "class_loss": class_loss.detach()}
+    return bpd + model.class_weight * class_loss, result
 
 
 def classification(logits: Tensor, label: Tensor, kind: str) -> Tensor:

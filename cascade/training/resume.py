@@ -41,7 +41,7 @@ def check_resumable(old: StageConfig, new: StageConfig, before: Record, now: Rec
     if bool(old.train.ema) != bool(new.train.ema):
         raise InputError(
             f"{new.out} was trained with train.ema={old.train.ema}; averaging can be neither begun "
-            "nor ended later: use another out=, or --force to start anew"
+            "nor ended later: use another out=, or --force to start over"
         )
 
 
@@ -49,7 +49,7 @@ def _check_same(name: str, before: object, now: object, out: str) -> None:
     if before != now:
         raise InputError(
             f"{out} was trained with {name}={before}, now it is {now}; use another out=, "
-            "or --force to start anew"
+            "or --force to start over"
         )
 
 

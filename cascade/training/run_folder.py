@@ -31,8 +31,8 @@ class StageFolder:
         self.lock: Lock | None = None
         self.created = False
 
-    def take(self, anew: bool) -> None:
-        """Lock the folder, clear away what a killed run left, and, if ``anew``, all of the stage.
+    def take(self, restart: bool) -> None:
+        """Lock the folder, remove what a killed run left, and, if ``restart``, all of the stage.
 
         Raises `InputError` where another process holds it, or where it holds something else.
         """
@@ -45,7 +45,7 @@ class StageFolder:
         for place in (".", "state", "samples"):
             for half_written in (self.path / place).glob(".*.part*"):
                 half_written.unlink()
-        if anew:
+        if restart:
             self._clear()
 
     def _clear(self) -> None:

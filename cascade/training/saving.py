@@ -48,12 +48,12 @@ class Saver:
         ``record`` is that of the images as they are now. Raises `InputError` where they, or the
         configuration, are not those of the state.
         """
-        if found := self.states.newest():
-            return self._resume(*found, record)
+        if result := self.states.newest():
+            return self._resume(*result, record)
         if (self.out / "model.safetensors").is_file():
             raise InputError(
                 f"{self.out} holds weights, but no state to continue from; use another out=, "
-                "or --force to start anew"
+                "or --force to start over"
             )
         self.learner.enter(self.learner.phases[0])
         return Progress()
@@ -73,7 +73,7 @@ class Saver:
         if counts["step"] > learner.steps:
             raise InputError(
                 f"{self.out} has reached step {counts['step']}, train.steps asks for "
-                f"{learner.steps}; use another out=, or --force to start anew"
+                f"{learner.steps}; use another out=, or --force to start over"
             )
         return Progress(counts["step"], counts["best"], counts["skipped"])
 

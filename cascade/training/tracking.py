@@ -61,8 +61,8 @@ class Log:
 
 def _step(row: str) -> float:
     """The step of a row; beyond all steps where it was cut off or damaged."""
-    found = parsed(row)
-    return float("inf") if found is None else found["step"]
+    result = parsed(row)
+    return float("inf") if result is None else result["step"]
 
 
 FORMAT = {"tensorboard": {"dataformats": "NHWC"}}

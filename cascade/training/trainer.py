@@ -34,8 +34,8 @@ Watch = Callable[[int, dict[str, Any]], None]
 class Trainer:
     """One stage in training: its data, what is trained, and the folder it saves to."""
 
-    def __init__(self, config: StageConfig, anew: bool = False):
-        """``anew``: what the folder holds of an earlier run is removed first."""
+    def __init__(self, config: StageConfig, restart: bool = False):
+        """``restart``: what the folder holds of an earlier run is removed first."""
         check_trackers(config.train.trackers)
         self.config = config
         self.out = Path(config.out)
@@ -48,7 +48,7 @@ class Trainer:
         self.learner = self.processes.agree(lambda: Learner(config, self.accelerator, self.batches))
         self.saver = Saver(config, self.learner)
         self.folder = StageFolder(self.out)
-        self.progress = self._open_folder(anew)
+        self.progress = self._open_folder(restart)
         self.replaced: list[Tensor] = []  # shares of rows replaced, since they were last logged
         self.log = Log(self.accelerator, config, self.step)
         if self.processes.main:
@@ -72,11 +72,11 @@ class Trainer:
         )
         return self.processes.agree(lambda: opened or open_stage_data(self.config, device))
 
-    def _open_folder(self, anew: bool) -> Progress:
+    def _open_folder(self, restart: bool) -> Progress:
         """Take the stage folder, and continue from its newest state, if it has one."""
         main = self.processes.main
         try:
-            self.processes.agree(lambda: self.folder.take(anew) if main else None)
+            self.processes.agree(lambda: self.folder.take(restart) if main else None)
             return self.processes.agree(lambda: self.saver.resume(self.data.record))
         except BaseException:
             self.folder.release(discard=True)
@@ -157,11 +157,11 @@ class Trainer:
             return batch
         step = self.learner.flow_step(self.step)
         assert batch.low is not None  # what is disturbed is an SRFlow's
-        found = augmentation(quantise(batch.low, bits), batch.label, step)
-        self.replaced.append(found.replaced.double().mean())
-        low = centre(found.low, bits=bits)
+        result = augmentation(quantise(batch.low, bits), batch.label, step)
+        self.replaced.append(result.replaced.double().mean())
+        low = centre(result.low, bits=bits)
         if self.config.augment.condition:
-            low = with_sigma(low, found.sigma)
+            low = with_sigma(low, result.sigma)
         return replace(batch, low=low)
 
     def _train_step(self, batch: Batch) -> dict[str, Any] | None:
@@ -188,8 +188,8 @@ class Trainer:
         self.learner.optimizer.zero_grad()
 
     def _give_up(self, batch: Batch) -> None:
-        found = explain(self.learner.module, *self.learner.inputs(batch))
-        culprit = min(self.processes.gather(found), key=lambda reason: reason.severity)
+        result = explain(self.learner.module, *self.learner.inputs(batch))
+        culprit = min(self.processes.gather(result), key=lambda reason: reason.severity)
         raise InputError(
             f"{self.progress.in_a_row} steps in a row were not finite, up to step {self.step + 1}: "
             f"{culprit.text}; lower train.lr or train.clip; {self.saver.last_state()}"
@@ -216,10 +216,10 @@ class Trainer:
         held_out = self.data.held_out
         if self.learner.pretraining:
             return {f"{held_out.split}_l1": held_out.l1(self.learner.module)}
-        found = held_out.bpd(self.flow)
-        if found < self.progress.best:
-            self.progress.best, self.progress.improved = found, True
-        return {f"{held_out.split}_bpd": found, **held_out.failures(self.flow)}
+        result = held_out.bpd(self.flow)
+        if result < self.progress.best:
+            self.progress.best, self.progress.improved = result, True
+        return {f"{held_out.split}_bpd": result, **held_out.failures(self.flow)}
 
     def _picture(self) -> None:
         if self.processes.main:

@@ -30,7 +30,7 @@ def read_yaml(file: str | Path) -> DictConfig:
         text = file.read_text(encoding="utf-8")
         if not all(depth <= DEEPEST for depth in _depths(text)):
             raise InputError(f"{file} is not a configuration: it is nested too deeply")
-        found = OmegaConf.create(text, max_yaml_expanded_nodes=MOST)
+        result = OmegaConf.create(text, max_yaml_expanded_nodes=MOST)
     except InputError:
         raise
     except yaml.MarkedYAMLError as error:
@@ -39,10 +39,10 @@ def read_yaml(file: str | Path) -> DictConfig:
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{file} is not YAML: {first_line(error)}") from None
     except (AssertionError, TypeError):  # what OmegaConf makes of one value, and of odd keys
-        found = None
-    if not isinstance(found, DictConfig):
+        result = None
+    if not isinstance(result, DictConfig):
         raise InputError(f"{file} does not hold 'key: value' lines")
-    return found
+    return result
 
 
 def first_line(error: Exception) -> str:

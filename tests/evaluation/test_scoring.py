@@ -99,7 +99,7 @@ def test_a_damaged_journal_is_not_believed(digits, tmp_path):
     journal.lock.release()
     text = journal.file.read_text()
     journal.file.write_text(text.replace("-1.5", "-1.6", 1))
-    with pytest.raises(InputError, match=r"is damaged; --force starts anew"):
+    with pytest.raises(InputError, match=r"is damaged; --force starts over"):
         Journal(tmp_path / "t.partial", header).open(True, False, PartialState(cpu=True))
 
 

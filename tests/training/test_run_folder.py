@@ -31,10 +31,10 @@ def there(path):
 def test_taking_a_folder_clears_what_is_half_written(tmp_path):
     whole, _, mine = of_a_stage(tmp_path / "stage")
     folder = StageFolder(tmp_path / "stage")
-    folder.take(anew=False)
+    folder.take(restart=False)
     assert there(folder.path) == {*whole, *mine}
     with pytest.raises(InputError, match="is being trained by process"):
-        StageFolder(folder.path).take(anew=False)
+        StageFolder(folder.path).take(restart=False)
     folder.release()
     folder.release()  # again, which does nothing
     Lock(folder.path).release()
@@ -43,7 +43,7 @@ def test_taking_a_folder_clears_what_is_half_written(tmp_path):
 def test_anew_only_what_is_not_the_stage_s_is_left(tmp_path):
     *_, mine = of_a_stage(tmp_path / "stage")
     folder = StageFolder(tmp_path / "stage")
-    folder.take(anew=True)
+    folder.take(restart=True)
     assert there(folder.path) == set(mine)
     folder.release(discard=True)
     assert there(folder.path) == set(mine), "it was there before"
@@ -52,7 +52,7 @@ def test_anew_only_what_is_not_the_stage_s_is_left(tmp_path):
 def test_a_new_folder_is_gone_if_nothing_came_of_it(tmp_path):
     for discard in (True, False):
         folder = StageFolder(tmp_path / "runs" / "stage")
-        folder.take(anew=False)
+        folder.take(restart=False)
         assert is_stage(folder.path)
         folder.release(discard)
         assert folder.path.exists() != discard
@@ -60,9 +60,9 @@ def test_a_new_folder_is_gone_if_nothing_came_of_it(tmp_path):
 
 def test_a_folder_of_something_else_is_refused_as_it_is(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    for anew in (True, False):
+    for restart in (True, False):
         with pytest.raises(InputError, match="holds files that are not a stage's"):
-            StageFolder(tmp_path).take(anew)
+            StageFolder(tmp_path).take(restart)
         with pytest.raises(InputError, match="is a file"):
-            StageFolder(tmp_path / "thesis.tex").take(anew)
+            StageFolder(tmp_path / "thesis.tex").take(restart)
     assert there(tmp_path) == {"thesis.tex"} and not (tmp_path / ".lock").exists()

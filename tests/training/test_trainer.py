@@ -137,7 +137,7 @@ def test_errors_are_one_line_and_code_two(tmp_path, overrides, message):
 def test_a_trained_stage_is_not_continued_as_another(digits, change):
     before = weights(digits / "srf16")
     done = run_tool("train", SRF16, f"out={digits / 'srf16'}", *TINY, change)
-    assert done.returncode == 2 and "--force to start anew" in done.stderr
+    assert done.returncode == 2 and "--force to start over" in done.stderr
     assert done.stderr.count("\n") == 1
     after = weights(digits / "srf16")
     assert all(torch.equal(before[key], after[key]) for key in before)

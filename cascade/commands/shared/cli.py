@@ -111,14 +111,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def temperatures(text: str) -> list[float]:
     """What --temperature gives: one number, or one a stage."""
     try:
-        found = [float(part) for part in text.split(",")]
+        result = [float(part) for part in text.split(",")]
     except ValueError:
-        found = [math.nan]
-    if not all(0 <= value < math.inf for value in found):
+        result = [math.nan]
+    if not all(0 <= value < math.inf for value in result):
         raise InputError(
             f"--temperature takes finite numbers not below 0 such as 0.8 or 0.9,0.8, got {text}"
         )
-    return found
+    return result
 
 
 def load_cascade(args: argparse.Namespace, dtype: str = "float32") -> Cascade:

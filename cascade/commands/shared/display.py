@@ -47,11 +47,11 @@ def show_report(report: Report, drawn: SampleCheck, result: dict[str, Any]) -> N
         say(f"unreadable images left out: {result['skipped']}")
     sizes = ", ".join(f"{name} {size:.3f}" for name, size in result["files"].items())
     say(f"the same images as lossless files, bits/dim: {sizes}")
-    for pair, found in zip(report.names[1:], drawn.consistency, strict=True):
+    for pair, results in zip(report.names[1:], drawn.consistency, strict=True):
         say(
             f"consistency of {pair}'s samples with their input: |D(sample) - input| "
-            f"{found['mean']:.2f} of {2**report.bits} grey levels on average, "
-            f"{found['worst']:.0f} at worst, {found['exact']:.1%} of values exact"
+            f"{results['mean']:.2f} of {2**report.bits} grey levels on average, "
+            f"{results['worst']:.0f} at worst, {results['exact']:.1%} of values exact"
         )
     say(clip_line(drawn.clip_rates))
     say(report.statement)
@@ -64,20 +64,20 @@ def clip_line(rates: dict[str, Any]) -> str:
     return f"clipped in samples: {values} of values; {some}"
 
 
-def show_comparison(title: str, found: dict[str, float], theirs: Report) -> None:
+def show_comparison(title: str, separations: dict[str, float], theirs: Report) -> None:
     """AUROC by figure, and the other set's bits/dim."""
-    rows = [[name, f"{value:.3f}"] for name, value in found.items()]
+    rows = [[name, f"{value:.3f}"] for name, value in separations.items()]
     say(figures_table(title, ["figure", "AUROC"], rows))
     say(f"the other set: {theirs.bpd:.3f} ± {theirs.stderr:.3f} bits/dim")
 
 
-def show_bounds(sigma: float, found: dict[str, VariationalReport], labels: str | None) -> None:
+def show_bounds(sigma: float, reports: dict[str, VariationalReport], labels: str | None) -> None:
     """Each stage on clean and disturbed conditions, and the bound that replaces two terms.
 
     ``labels`` says whose they are: given, the most likely ones, or None where stages use none.
     """
     rows = []
-    for name, report in found.items():
+    for name, report in reports.items():
         bound = "none" if report.pyramid == "haar" else f"{report.bound.mean():.1f}"
         means = [f"{x.mean():.1f}" for x in (report.clean, report.noisy, report.kl)]
         rows.append([name, *means, bound])

@@ -86,7 +86,7 @@ def number(value: float | None) -> str:
 
 
 def say_origin(result: Result) -> None:
-    versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
+    versions = ", ".join(f"{name} {results}" for name, results in result["versions"].items())
     say(f"{result['data']}, {result['split']} split, seed {result['seed']}; {versions}")
     if result["skipped"]:
         say(f"unreadable images left out: {result['skipped']}")

@@ -68,18 +68,18 @@ def draw_versions(args: argparse.Namespace) -> list[Row]:
     else:
         images, labels = real_images(cascade, args, args.num)
         shown, low = [images[:, None]], expand_bits(cascade.levels(images)[place], cascade.bits)
-    found = versions(cascade, low, args.each, labels, args.temperature, args.seed)[-1]
-    spread = found.double().std(1, correction=0)
+    result = versions(cascade, low, args.each, labels, args.temperature, args.seed)[-1]
+    spread = result.double().std(1, correction=0)
     white = (2 * spread).round().to(torch.uint8)  # no deviation is larger than 127.5 grey levels
     names = [f"{size}x{size}", *(f"version {i + 1}" for i in range(args.each)), "spread", "real"]
     rows = [
-        [image for part in (low[:, None], found, white[:, None], *shown) for image in part[n]]
+        [image for part in (low[:, None], result, white[:, None], *shown) for image in part[n]]
         for n in range(len(low))
     ]
     title = "versions of one low image; spread: deviation of pixels, white is 127.5 grey levels"
     save_sheet([Block(title, rows, names[: len(rows[0])])], args.out)
-    halved = expand_bits(cascade.levels(found.flatten(0, 1))[place], cascade.bits)
-    off = (halved.unflatten(0, found.shape[:2]).int() - low[:, None].int()).abs().double()
+    halved = expand_bits(cascade.levels(result.flatten(0, 1))[place], cascade.bits)
+    off = (halved.unflatten(0, result.shape[:2]).int() - low[:, None].int()).abs().double()
     return [
         {
             "image": n,
@@ -167,11 +167,11 @@ def draw_neighbours(args: argparse.Namespace) -> list[Row]:
     real = cascade.resize(held_out.read(choose(held_out, HELD_OUT, args.seed)))
     usual = neighbours(cascade, real, training, NEAREST, data.flip)
     samples = cascade.sample(args.num, None, args.temperature, args.seed)
-    found = neighbours(cascade, samples, training, NEAREST, data.flip)
-    _show_neighbours(cascade, samples, training, found, usual, args.out)
+    result = neighbours(cascade, samples, training, NEAREST, data.flip)
+    _show_neighbours(cascade, samples, training, result, usual, args.out)
     return [
         {"images": name, "number": n, "rank": k + 1, "distance": distance, "training_index": index}
-        for name, near in (("samples", found), ("held out", usual))
+        for name, near in (("samples", result), ("held out", usual))
         for n, pairs in enumerate(zip(near.distance.tolist(), near.index.tolist(), strict=True))
         for k, (distance, index) in enumerate(zip(*pairs, strict=True))
     ]
@@ -181,17 +181,17 @@ def _show_neighbours(
     cascade: Cascade,
     samples: Tensor,
     training: ImageSource,
-    found: Neighbours,
+    nearest: Neighbours,
     usual: Neighbours,
     file: str,
 ) -> None:
     """The samples for which one training image stands out most, with their neighbours."""
     rows, captions = [], []
-    for n in found.standing_out.argsort()[:SHOWN].tolist():
-        rows.append([samples[n], *cascade.resize(training.read(found.index[n]))])
-        captions.append(["", *(f"{distance:.1f}" for distance in found.distance[n].tolist())])
-    middle = [near.distance[:, 0].quantile(0.5).item() for near in (found, usual)]
-    least = [near.standing_out.min().item() for near in (found, usual)]
+    for n in nearest.standing_out.argsort()[:SHOWN].tolist():
+        rows.append([samples[n], *cascade.resize(training.read(nearest.index[n]))])
+        captions.append(["", *(f"{distance:.1f}" for distance in nearest.distance[n].tolist())])
+    middle = [near.distance[:, 0].quantile(0.5).item() for near in (nearest, usual)]
+    least = [near.standing_out.min().item() for near in (nearest, usual)]
     title = (
         "nearest training images, and the rms difference in grey levels\n"
         f"nearest: median {middle[0]:.1f} (held-out images: {middle[1]:.1f}); "

@@ -19,19 +19,19 @@ Row = dict[str, Any]
 def draw_reconstructions(args: argparse.Namespace) -> list[Row]:
     cascade = load(args.runs[0], args)
     images, labels = real_images(cascade, args, args.num)
-    found = [
+    result = [
         reconstructions(cascade, images, labels, i, args.sigmas, args.scaling, args.seed)
         for i in range(len(cascade.stages))
     ]
     columns = [f"σ = {sigma:g}" for sigma in args.sigmas]
     blocks = [
         Block(f"{f.stage}, {args.scaling} latents", f.images.transpose(0, 1), columns)
-        for f in found
+        for f in result
     ]
     save_sheet(blocks, args.out)
     return [
         {"stage": f.stage, "scaling": args.scaling, "sigma": sigma, "grey_levels": d, "exploded": e}
-        for f in found
+        for f in result
         for sigma, d, e in zip(f.sigmas, f.distance, f.exploded, strict=True)
     ]
 
@@ -73,10 +73,10 @@ def draw_conditions(args: argparse.Namespace) -> list[Row]:
             raise InputError(f"{run} has no stage with another below it")
         images, labels = real_images(cascade, args, args.num)
         for i, stage in enumerate(cascade.stages[1:], start=1):
-            found = conditional_bpd(cascade, images, labels, i, args.sigmas, args.seed)
+            result = conditional_bpd(cascade, images, labels, i, args.sigmas, args.seed)
             rows += [
                 {"run": run, "stage": stage.name, "sigma": sigma, "own_bpd": bpd, "exploded": gone}
-                for sigma, (bpd, gone) in zip(args.sigmas, found, strict=True)
+                for sigma, (bpd, gone) in zip(args.sigmas, result, strict=True)
             ]
     names = list(dict.fromkeys(row["stage"] for row in rows))
     lines = {
@@ -100,8 +100,8 @@ def draw_stability(args: argparse.Namespace) -> list[Row]:
             "bpd": cascade.likelihood(images, labels, seed=args.seed).bpd,
         }
         for temperature in args.temperature:
-            found = stability(cascade, args.num, temperature, seed=args.seed)
-            rows.append({"run": run, "temperature": temperature, **vars(found), **of_images})
+            result = stability(cascade, args.num, temperature, seed=args.seed)
+            rows.append({"run": run, "temperature": temperature, **vars(result), **of_images})
     lines = {
         run: [(r["temperature"], r["failed"]) for r in rows if r["run"] == run] for run in args.runs
     }

@@ -97,31 +97,31 @@ def jobs(folder: str, overrides: Sequence[str]) -> list[Job]:
         raise InputError(f"{folder} holds no configurations (.yaml)")
     if any(word.startswith("out=") for word in overrides):
         raise InputError("out= names one stage; with --all each stage goes where its file says")
-    found = [Job(file, load_config(file, overrides), overrides) for file in files]
-    outs = [job.out for job in found]
+    result = [Job(file, load_config(file, overrides), overrides) for file in files]
+    outs = [job.out for job in result]
     if len(set(outs)) < len(outs):
         raise InputError(f"two configurations in {folder} have the same out")
-    return found
+    return result
 
 
-def show(found: Sequence[Job]) -> None:
+def show(work: Sequence[Job]) -> None:
     """Print the commands that `train` would run."""
     devices = gpus()
-    for place, job in enumerate(found):
+    for place, job in enumerate(work):
         prefix = f"CUDA_VISIBLE_DEVICES={devices[place % len(devices)]} " if devices else ""
         cli.say(prefix + shlex.join(["csrflow", *job.words]))
 
 
-def train(found: Sequence[Job]) -> bool:
+def train(work: Sequence[Job]) -> bool:
     """Train all stages, the largest images, which take longest, first, as many as there are slots.
 
     A stage that is trained on another one's disturbed images waits for it. Asked to stop, all save
     and end, and it gives False. Raises `InputError` that names the stages that failed, once the
     others are done.
     """
-    outs = [job.out for job in found]
-    free = slots(sum(job.waits_for not in outs for job in found) or 1)
-    waiting = sorted(found, key=lambda job: -job.config.data.size)
+    outs = [job.out for job in work]
+    free = slots(sum(job.waits_for not in outs for job in work) or 1)
+    waiting = sorted(work, key=lambda job: -job.config.data.size)
     alone = len(free) == 1
     running: dict[Slot, Running] = {}
     failed: list[Job] = []
