@@ -1,4 +1,8 @@
-"""What bits/dim of a cascade means: dequantisation, classes and stages put together."""
+"""What bits/dim of a cascade means: dequantisation, classes and stages put together.
+
+Several dequantisations tighten the bound as in importance-weighted autoencoders, Burda et al.
+(2016), https://arxiv.org/abs/1509.00519
+"""
 
 from __future__ import annotations
 

@@ -4,83 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cascade.building import build_with
 from cascade.config import StageConfig, load_saved, save_config
 from cascade.record import Record, load_record
 from cascade.transforms.coding import Coding, coding
 from cascade.transforms.dequantise import centre
 from cascade.utils.chunks import CHUNK, in_chunks
-from cascade.utils.files import whole
-from cascade.utils.yaml_files import first_line
-from stages import Flow, InputError, glow, srflow
+from cascade.utils.tensors import read_tensors, write_tensors
+from stages import Flow, InputError
 
-OTHER = "weights of another architecture than the configuration describes"
-DEPTHS = ("levels", "steps", "transition_steps", "encoder_blocks")  # at most a tensor each
-WIDTHS = ("width", "classes", "encoder_features", "encoder_growth")  # at most a value each
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-NOT_OF_THE_FLOW = ("kind", "pyramid", "class_weight", "class_loss")
-
-
-def build(config: StageConfig) -> Flow:
-    """The flow a configuration describes, with fresh weights.
-
-    Raises `InputError` where the machine's memory does not hold them.
-    """
-    needed = sum(weights.nbytes for weights in outline(config).parameters())
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise InputError(
-            f"the weights that {config.out} asks for take {needed / 2**30:,.1f} GiB of memory, "
-            f"{free / 2**30:,.1f} GiB are free"
-        )
-    return _built(config)
-
-
-def outline(config: StageConfig) -> Flow:
-    """The flow a configuration describes, with shapes in place of weights, which take no memory.
-
-    Raises `InputError` for shapes that no tensor can have.
-    """
-    try:
-        with torch.device("meta"):
-            return _built(config)
-    except (RuntimeError, OverflowError, TypeError) as error:
-        raise InputError(
-            f"no flow is as large as {config.out} asks for: {first_line(error)}"
-        ) from None
-
-
-def _built(config: StageConfig) -> Flow:
-    model, data = config.model, config.data
-    options = {f.name: getattr(model, f.name) for f in fields(model)}
-    options = {key: value for key, value in options.items() if key not in NOT_OF_THE_FLOW}
-    shape = (data.channels, data.size, data.size)
-    if config.upsamples:
-        told = config.augment.condition
-        return channels_last(
-            srflow(shape, details=config.of_details, condition_on_sigma=told, **options)
-        )
-    return channels_last(glow(shape, **options))
-
-
-def channels_last(flow: Flow) -> Flow:
-    """The flow with its convolutions' weights laid out for images of that layout."""
-    for module in flow.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-    return flow
 
 
 class Stage(nn.Module):
@@ -215,9 +157,7 @@ def load_stage(
     if not weights.is_file():
         raise InputError(f"stage folder {folder} has no model.safetensors; train the stage first")
     config, record, tensors = load_saved(folder), load_record(folder), read_tensors(weights)
-    check_architecture(config, tensors, weights)
-    flow = _built(config)
-    load_weights(flow, tensors, weights)
+    flow = build_with(config, tensors, weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     flow = flow.to(device, DTYPES[dtype]).eval()
     return Stage(folder.resolve().name, config, flow, record, digest, dtype == "bfloat16")
@@ -247,56 +187,3 @@ def with_sigma(low: Tensor, sigma: Tensor) -> Tensor:
     """Low images (B, C, h, w) with one more channel: each image's σ, (B,)."""
     plane = sigma.to(low)[:, None, None, None].expand(-1, 1, *low.shape[2:])
     return torch.cat([low, plane], dim=1)
-
-
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copy ``tensors`` into a module; `InputError` where they are of another architecture."""
-    if _kinds(module.state_dict()) != _kinds(tensors):
-        raise InputError(f"{source} holds {OTHER}")
-    module.load_state_dict(tensors)
-
-
-def check_architecture(config: StageConfig, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Raise `InputError` unless ``tensors`` are the weights of a configuration's flow.
-
-    Whatever the configuration asks for, this takes no more memory and time than the weights that
-    came with it: their shapes are compared with those of a flow without values.
-    """
-    values = sum(tensor.numel() for tensor in tensors.values())
-    for key in (*DEPTHS, *WIDTHS):
-        asked = getattr(config.model, key, 0)
-        if asked > (len(tensors) if key in DEPTHS else values):
-            raise InputError(f"{source} holds {OTHER}: model.{key} is {asked}")
-    if _kinds(outline(config).state_dict()) != _kinds(tensors):
-        raise InputError(f"{source} holds {OTHER}")
-
-
-def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, bool]]:
-    """Shapes, and whether values have fractions, by name."""
-    return {name: (t.shape, t.is_floating_point()) for name, t in tensors.items()}
-
-
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 of a module's parameters and buffers."""
-    digest = hashlib.sha256()
-    for tensor in module.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; anything else is refused, and never executed."""
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is not a readable safetensors file: {error}") from None
-
-
-def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file, whole or not at all; contiguous clones, as the format demands."""
-    clones = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
-    with whole(file) as aside:
-        try:
-            save_file(clones, aside)
-        except SafetensorError as error:  # a full disk, say
-            raise OSError(str(error)) from None

@@ -7,8 +7,10 @@ from conftest import ROOT, randomise
 from torch import Tensor
 
 from cascade import Cascade
+from cascade.building import build
 from cascade.config import load_config, save_config
-from cascade.stage import Stage, build, load_stage, write_tensors
+from cascade.stage import Stage, load_stage
+from cascade.utils.tensors import write_tensors
 
 SMALL = ("model.steps=1", "model.width=8", "data.size=16")
 FEW_LEVELS = ("model.steps=1", "model.width=8", "model.levels=1")

@@ -14,11 +14,11 @@ from cascade import Cascade, InputError
 from cascade.config import load_config
 from cascade.data import open_images
 from cascade.manifest import check_order
-from cascade.stage import read_tensors, write_tensors
 from cascade.transforms.dequantise import centre, expand_bits, log_volume
 from cascade.transforms.pyramid import halve, halve_to
 from cascade.utils.chunks import CHUNK
 from cascade.utils.seeds import sample_noise
+from cascade.utils.tensors import read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cascade.building import build, channels_last
 from cascade.config import StageConfig
-from cascade.stage import build, channels_last
 from stages import Flow, InputError, convolve
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection, Chain, Cond, Split, Squeeze

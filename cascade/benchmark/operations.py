@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cascade.benchmark import baselines, measure
+from cascade.building import build
 from cascade.config import StageConfig
-from cascade.stage import build
 from cascade.training.optimizer import optimiser
 from stages import Flow, StageLoss, initialise
 from stages.steps import Steps

@@ -22,13 +22,14 @@ from cascade.commands.shared.display import show_bounds, show_checks, show_compa
 from cascade.commands.shared.images import add_data_arguments, drawn, open_source
 from cascade.data import SPLITS
 from cascade.data.sources import ImageSource
+from cascade.evaluation.bits_by_position import spent
 from cascade.evaluation.codecs import SETTINGS
 from cascade.evaluation.comparison import separation
 from cascade.evaluation.layer_checks import check_cascade
 from cascade.evaluation.records import Records
 from cascade.evaluation.scoring import Journal, Protocol, Row, score_source
 from cascade.evaluation.variational import variational
-from cascade.figures.heatmap import save_heatmaps, spent
+from cascade.figures.heatmap import save_heatmaps
 from cascade.likelihood import SampleCheck
 from cascade.stage import DTYPES
 

@@ -15,10 +15,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from cascade.building import build
 from cascade.commands.shared import cli, train_all
 from cascade.config import StageConfig, load_config
 from cascade.manifest import register
-from cascade.stage import build
 from cascade.training.trainer import Trainer
 from stages import Flow, InputError
 

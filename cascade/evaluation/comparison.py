@@ -20,8 +20,8 @@ def separation(ours: Report, theirs: Report, files: tuple[Tensor, Tensor]) -> di
     """AUROC for calling an image foreign because its figure is higher, by several figures.
 
     ``total``: bits/dim. A stage's name: its share. ``total - WebP``: bits/dim minus that of the
-    lossless file, the complexity-corrected score of Serrà et al. (2020); ``files`` holds those
-    (N,) for either set.
+    lossless file, a complexity-corrected score; ``files`` holds those (N,) for either set. Source:
+    Serrà et al., 2020, https://arxiv.org/abs/1909.11480
     """
     result = {"total": auroc(ours.image_bpd, theirs.image_bpd)}
     for i, name in enumerate(ours.names):

@@ -66,7 +66,8 @@ def frechet_distance(one: Tensor, two: Tensor) -> float:
 def kernel_distance(real: Tensor, fake: Tensor, seed: int = 0) -> float:
     """Unbiased squared MMD under (x·y/F + 1)³, the mean over 100 subsets, by clean-fid.
 
-    The subsets, of up to 1,000 images, are drawn by ``seed``. Source: Bińkowski et al., 2018.
+    The subsets, of up to 1,000 images, are drawn by ``seed``. Source: Bińkowski et al.,
+    2018, https://arxiv.org/abs/1801.01401
     """
     from cleanfid import fid
 
@@ -84,7 +85,8 @@ def neighbourhoods(real: Tensor, fake: Tensor) -> dict[str, float]:
     A ball around each image reaches its k-th nearest other image of the same set. ``precision`` is
     the share of samples in some real ball, ``recall`` that of real images in some sample's ball;
     ``density`` the mean number of real balls a sample lies in, over k; ``coverage`` the share of
-    real balls that hold a sample. Sources: Kynkäänniemi et al., 2019; Naeem et al., 2020.
+    real balls that hold a sample. Sources: Kynkäänniemi et al., 2019,
+    https://arxiv.org/abs/1904.06991; Naeem et al., 2020, https://arxiv.org/abs/2002.09797
     """
     middle = real.double().mean(0)  # or rounding in |x|² − 2x·y + |y|² is larger than need be
     real, fake = real.double() - middle, fake.double() - middle

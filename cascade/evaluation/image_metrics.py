@@ -37,7 +37,8 @@ def psnr_between(one: Tensor, two: Tensor) -> float:
 def ssim(one: Tensor, two: Tensor) -> Tensor:
     """Structural similarity (N,) of images uint8 (N, C, H, W), by scikit-image.
 
-    Gaussian window of σ = 1.5, population covariances. Source: Wang et al., 2004.
+    Gaussian window of σ = 1.5, population covariances. Source: Wang et al., 2004,
+    https://doi.org/10.1109/TIP.2003.819861
     """
     try:
         from skimage.metrics import structural_similarity

@@ -17,11 +17,11 @@ from torch import Tensor
 from cascade.chain import Cascade
 from cascade.data.sources import ImageSource
 from cascade.evaluation.features import FeatureNet
-from cascade.stage import read_tensors, write_tensors
 from cascade.transforms.dequantise import expand_bits, reduce_bits
 from cascade.transforms.pyramid import halve
 from cascade.utils.distributed import spread
 from cascade.utils.non_finite import NONE_FINITE
+from cascade.utils.tensors import read_tensors, write_tensors
 from stages import InputError
 
 Advance = Callable[[int], None]

@@ -3,7 +3,7 @@
 Images are uint8 (N, C, H, W) with sides that 2^levels divides, regions bool (H, W), labels int64
 (N,). A stage maps an image, given its halved one, to noise of the image's shape, so what an image
 has beyond its low image can be changed, moved, and given to another low image.
-Source: Lugmayr et al., SRFlow (2020), its applications.
+Source: Lugmayr et al., SRFlow (2020), its applications, https://arxiv.org/abs/2006.14200
 """
 
 from __future__ import annotations

@@ -18,9 +18,10 @@ from cascade.config import StageConfig
 from cascade.config.sigma import sigma_at
 from cascade.data.sources import ImageSource
 from cascade.manifest import check_chain
-from cascade.stage import Stage, load_stage, weights_digest
+from cascade.stage import Stage, load_stage
 from cascade.transforms.pyramid import halve
 from cascade.utils.seeds import generator, image_digest
+from cascade.utils.tensors import weights_digest
 from stages import InputError
 from stages.flow import without_priors
 

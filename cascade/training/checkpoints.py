@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cascade.stage import load_weights, read_tensors, write_tensors
+from cascade.utils.tensors import load_weights, read_tensors, write_tensors
 from stages import InputError, InputWarning
 
 COUNTS = ("step", "phase", "best", "skipped")

@@ -11,11 +11,12 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from cascade.building import build
 from cascade.config import StageConfig
 from cascade.data.batches import Batch, Batches
-from cascade.stage import build, weights_digest
 from cascade.training.optimizer import averaged, learning_rate, optimiser
 from cascade.training.phases import Phase, encoder_loss, flow_loss, phases, super_resolution
+from cascade.utils.tensors import weights_digest
 from stages import Flow, StageLoss, initialise
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from cascade.config import StageConfig, load_saved
 from cascade.manifest import register
 from cascade.record import Record, load_record
-from cascade.stage import write_tensors
 from cascade.training.checkpoints import States, load_state, save_state
 from cascade.training.learner import Learner
 from cascade.training.resume import check_resumable
+from cascade.utils.tensors import write_tensors
 from stages import InputError
 
 

@@ -1,4 +1,8 @@
-"""Halving by antialiased cubic interpolation, in integers."""
+"""Halving by antialiased cubic interpolation, in integers.
+
+Source: Keys, Cubic convolution interpolation for digital image processing (1981), with a = −½,
+https://doi.org/10.1109/TASSP.1981.1163711
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Between integers and the unit cube: v in 0..2ⁿ−1 becomes y = (v + u)/2ⁿ − ½."""
+"""Between integers and the unit cube: v in 0..2ⁿ−1 becomes y = (v + u)/2ⁿ − ½.
+
+Source: uniform dequantisation, Theis et al., A note on the evaluation of generative models (2016),
+section 3.1, https://arxiv.org/abs/1511.01844
+"""
 
 from __future__ import annotations
 

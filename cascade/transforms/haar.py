@@ -3,7 +3,8 @@
 The S-transform of a pair (a, b) of integers is l = ⌊(a + b)/2⌋, h = a − b. Along rows, then along
 columns, it turns an image (…, C, 2h, 2w) of n-bit values into a low image (…, C, h, w), again of
 n-bit values, and details (…, 3C, h, w): lh and hl within ±(2ⁿ − 1), hh within ±2(2ⁿ − 1).
-Source: Said and Pearlman, An image multiresolution representation (1996).
+Source: Said and Pearlman, An image multiresolution representation for lossless and lossy
+compression (1996), https://doi.org/10.1109/83.535842
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from conftest import ROOT, launch, randomise, run_tool
 from torch import Tensor
 
 from cascade.benchmark import baselines, operations
+from cascade.building import build
 from cascade.config import load_config
-from cascade.stage import build
 from stages import Bijection
 from stages.actnorm import ActNormInv1x1, ConvActNorm
 from stages.steps import Steps

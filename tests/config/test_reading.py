@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import ROOT
 
+from cascade.building import build
 from cascade.config import load_config, save_config
-from cascade.stage import build
 from cascade.training.optimizer import optimiser
 from cascade.training.phases import classification
 from cascade.transforms.dequantise import density_bpd

@@ -10,9 +10,10 @@ import torch
 from conftest import randomise
 
 from cascade import Cascade, InputError
+from cascade.building import build
 from cascade.config import Data, GlowModel, Model, SRFlowModel, StageConfig
 from cascade.evaluation.layer_checks import ROUND_TRIP, StageCheck, check_cascade
-from cascade.stage import Stage, build
+from cascade.stage import Stage
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection
 from stages.coupling import AffineCoupling, AffineInjector

@@ -20,13 +20,14 @@ from PIL import Image
 
 from cascade import Cascade
 from cascade.data import open_images
+from cascade.evaluation.bits_by_position import spent
 from cascade.evaluation.scoring import Journal, Row
-from cascade.figures.heatmap import spent
 from cascade.record import Record
-from cascade.stage import DTYPES, read_tensors, write_tensors
+from cascade.stage import DTYPES
 from cascade.transforms.pyramid import halve_to
 from cascade.utils.lock import Lock
 from cascade.utils.non_finite import NotFinite
+from cascade.utils.tensors import read_tensors, write_tensors
 from stages import InputError
 
 FEW = ["--data", "mnist5k", "--limit", 37]  # neither processes nor chunks divide it

@@ -9,7 +9,8 @@ from conftest import randomise
 from PIL import Image
 from torch import Tensor, nn
 
-from cascade.figures.heatmap import GAP, coloured, nats_map, save_heatmaps
+from cascade.evaluation.bits_by_position import nats_map
+from cascade.figures.heatmap import GAP, coloured, save_heatmaps
 from stages import InputError, glow, srflow
 
 SMALL = {"levels": 2, "steps": 2, "width": 8}

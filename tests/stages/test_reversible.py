@@ -7,7 +7,7 @@ import torch
 from conftest import ROOT, TINY, launch, randomise, run_tool
 from torch import Tensor, nn
 
-from cascade.stage import read_tensors
+from cascade.utils.tensors import read_tensors
 from stages import convolve, glow, srflow
 from stages.bijection import compose
 from stages.coupling import AffineCoupling, scale_function

@@ -18,13 +18,15 @@ from conftest import ROOT, TINY, launch, run_tool
 from PIL import Image
 from small_stages import stage_folder
 
+from cascade.building import build
 from cascade.config import load_config, save_config
 from cascade.record import Record
-from cascade.stage import build, load_stage, read_tensors, write_tensors
+from cascade.stage import load_stage
 from cascade.training.checkpoints import States
 from cascade.training.trainer import Trainer
 from cascade.utils.files import whole
 from cascade.utils.lock import Lock
+from cascade.utils.tensors import read_tensors, write_tensors
 from stages import InputError
 
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"

@@ -22,8 +22,8 @@ import torch
 from conftest import ROOT, TINY, run_tool
 
 from cascade.config import load_config
-from cascade.stage import read_tensors
 from cascade.training.trainer import Trainer
+from cascade.utils.tensors import read_tensors
 
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
 LAUNCHERS = {

@@ -7,8 +7,8 @@ import torch
 from conftest import ROOT, TINY, randomise, run_tool
 
 from cascade.config import load_config
-from cascade.stage import read_tensors
 from cascade.training.trainer import Trainer
+from cascade.utils.tensors import read_tensors
 from stages import srflow
 from stages.encoder import SuperResolution
 

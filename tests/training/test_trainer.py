@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cascade.config import load_config
 from cascade.data.batches import Batches
 from cascade.data.stage_images import open_stage_images
-from cascade.stage import read_tensors
 from cascade.training.trainer import Trainer
+from cascade.utils.tensors import read_tensors
 from stages import InputError
 
 CONFIGS = [file for file in sorted(ROOT.glob("configs/*/*.yaml")) if file.parent.name != "tables"]

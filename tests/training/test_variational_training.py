@@ -15,11 +15,12 @@ from cascade.config import load_config
 from cascade.config.sigma import sigma_at
 from cascade.data import open_images
 from cascade.record import load_record
-from cascade.stage import Stage, read_tensors, write_tensors
+from cascade.stage import Stage
 from cascade.training.augmentation import Augmentation, weights_digest
 from cascade.training.trainer import Trainer
 from cascade.transforms.pyramid import halve_to
 from cascade.utils.seeds import generator
+from cascade.utils.tensors import read_tensors, write_tensors
 
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
 FEW = [*TINY, "train.steps=6", "train.log_every=1", "train.save_every=3"]

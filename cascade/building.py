@@ -1,0 +1,89 @@
+"""From a configuration to the flow that it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from cascade.config import StageConfig
+from cascade.utils.tensors import OTHER, kinds, load_weights
+from cascade.utils.yaml_files import first_line
+from stages import Flow, InputError, glow, srflow
+
+DEPTHS = ("levels", "steps", "transition_steps", "encoder_blocks")  # at most a tensor each
+WIDTHS = ("width", "classes", "encoder_features", "encoder_growth")  # at most a value each
+NOT_OF_THE_FLOW = ("kind", "pyramid", "class_weight", "class_loss")
+
+
+def build(config: StageConfig) -> Flow:
+    """The flow a configuration describes, with fresh weights.
+
+    Raises `InputError` where the machine's memory does not hold them.
+    """
+    needed = sum(weights.nbytes for weights in outline(config).parameters())
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"the weights that {config.out} asks for take {needed / 2**30:,.1f} GiB of memory, "
+            f"{free / 2**30:,.1f} GiB are free"
+        )
+    return _built(config)
+
+
+def outline(config: StageConfig) -> Flow:
+    """The flow a configuration describes, with shapes in place of weights, which take no memory.
+
+    Raises `InputError` for shapes that no tensor can have.
+    """
+    try:
+        with torch.device("meta"):
+            return _built(config)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        raise InputError(
+            f"no flow is as large as {config.out} asks for: {first_line(error)}"
+        ) from None
+
+
+def _built(config: StageConfig) -> Flow:
+    model, data = config.model, config.data
+    options = {f.name: getattr(model, f.name) for f in fields(model)}
+    options = {key: value for key, value in options.items() if key not in NOT_OF_THE_FLOW}
+    shape = (data.channels, data.size, data.size)
+    if config.upsamples:
+        told = config.augment.condition
+        return channels_last(
+            srflow(shape, details=config.of_details, condition_on_sigma=told, **options)
+        )
+    return channels_last(glow(shape, **options))
+
+
+def channels_last(flow: Flow) -> Flow:
+    """The flow with its convolutions' weights laid out for images of that layout."""
+    for module in flow.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    return flow
+
+
+def build_with(config: StageConfig, tensors: Mapping[str, Tensor], source: Path) -> Flow:
+    """The flow a configuration describes, with the weights ``tensors`` of a file ``source``.
+
+    Raises `InputError` where they are of another architecture. Whatever the configuration asks for,
+    that takes no more memory and time than the weights that came with it: their shapes are compared
+    with those of a flow without values.
+    """
+    values = sum(tensor.numel() for tensor in tensors.values())
+    for key in (*DEPTHS, *WIDTHS):
+        asked = getattr(config.model, key, 0)
+        if asked > (len(tensors) if key in DEPTHS else values):
+            raise InputError(f"{source} holds {OTHER}: model.{key} is {asked}")
+    if kinds(outline(config).state_dict()) != kinds(tensors):
+        raise InputError(f"{source} holds {OTHER}")
+    flow = _built(config)
+    load_weights(flow, tensors, source)
+    return flow
