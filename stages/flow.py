@@ -105,8 +105,9 @@ class Flow(nn.Module):
 
     def _latent(self, x: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
         """The output of the body, before `ClassPrior`, and the log-determinant of the body."""
+        condition = self._condition(low)
         x = (x - self._offset(low)).contiguous(memory_format=torch.channels_last)
-        return self.body(x, self._condition(low))
+        return self.body(x, condition)
 
     def _split_latents(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
         return split_latents(z, self.levels, self.squeezed)

@@ -65,6 +65,15 @@ def test_the_baseline_of_the_library_uses_its_convolutions():
         assert any(e.key == "aten::convolution" for e in profile.key_averages()) is expected
 
 
+def test_every_operation_of_an_srflow_runs():
+    small = ["model.levels=1", "model.steps=1", "model.encoder_blocks=1", "train.batch_size=2"]
+    config = load_config(ROOT / "configs/mnist5k-haar/srf16.yaml", small)
+    found = operations.ours(config, torch.device("cpu"), "float32")
+    assert {"training", "likelihood", "sampling", "versions", "encoder", "condition"} <= set(found)
+    for operation in found.values():
+        operation()
+
+
 def test_memory_is_that_of_one_operation():
     """At least the two hidden images of every coupling net; less, if they are computed again."""
     command = ["python", "tools/bench.py", BENCH, "data.size=32", "--memory", "training"]
