@@ -15,7 +15,7 @@ def test_auroc():
 
 
 def report(nats: torch.Tensor) -> Report:
-    return Report(["base", "top"], [4, 12], 16, nats, None, [], torch.zeros(0, 2), "haar", 8)
+    return Report(["base", "top"], [4, 12], 16, nats, None, "haar", 8)
 
 
 def test_separation_by_the_whole_by_stages_and_beside_files():

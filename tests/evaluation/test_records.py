@@ -18,7 +18,7 @@ def records(labelled: bool) -> Records:
     source = ArrayImages(pixels, torch.arange(9) % 3 if labelled else None)
     nats = 1e3 * torch.randn(4, 2).double()
     posterior = torch.randn(4, 3).double().log_softmax(1) if labelled else None
-    report = Report(["a", "b"], [4, 12], 16, nats, posterior, [], torch.zeros(0, 2), "haar", 8)
+    report = Report(["a", "b"], [4, 12], 16, nats, posterior, "haar", 8)
     return Records.of(report, source, torch.tensor([7, 0, 3, 8]))
 
 
