@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def _add_cascade_arguments(figure: argparse.ArgumentParser, name: str) -> None:
         figure.add_argument("--split", choices=SPLITS, default="test")
     if name in ("reconstructions", "conditions"):
         default = "0,0.02,0.1,0.25,0.5,1"
-        figure.add_argument("--sigmas", type=numbers_of, default=default)
+        figure.add_argument("--sigmas", type=sigmas_of, default=default)
     if name == "reconstructions":
         figure.add_argument("--scaling", choices=("whitened", "raw"), default="whitened")
     if name == "versions":
@@ -124,6 +125,13 @@ def _add_cascade_arguments(figure: argparse.ArgumentParser, name: str) -> None:
 
 def numbers_of(text: str) -> list[float]:
     values = [float(part) for part in text.split(",")]
-    if not all(0 <= value <= LARGEST for value in values):
+    if not all(0 <= value < math.inf for value in values):
+        raise argparse.ArgumentTypeError(f"{text} must be finite numbers not below 0")
+    return values
+
+
+def sigmas_of(text: str) -> list[float]:
+    values = numbers_of(text)
+    if max(values) > LARGEST:
         raise argparse.ArgumentTypeError(f"{text} must be numbers from 0 to {LARGEST:g}")
     return values

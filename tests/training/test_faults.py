@@ -183,7 +183,7 @@ def test_force_keeps_what_is_not_the_stage_s(few_digits, tmp_path):
     [
         ("train.steps=3", "has reached step 8, train.steps asks for 3"),
         ("train.ema=0", "averaging can be neither begun nor ended later"),
-        ("train.weight_decay=-1", "train.weight_decay must not be below 0"),
+        ("train.weight_decay=-1", "train.weight_decay must lie in"),
         ("seed=99999999999999999999999", "seed"),
     ],
 )

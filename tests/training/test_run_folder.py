@@ -25,7 +25,7 @@ def of_a_stage(path):
 
 def there(path):
     found = {str(f.relative_to(path)) for f in path.rglob("*") if f.is_file()}
-    return found - {".lock"}
+    return found - {".lock", ".holder"}
 
 
 def test_taking_a_folder_clears_what_is_half_written(tmp_path):
@@ -65,4 +65,4 @@ def test_a_folder_of_something_else_is_refused_as_it_is(tmp_path):
             StageFolder(tmp_path).take(restart)
         with pytest.raises(InputError, match="is a file"):
             StageFolder(tmp_path / "thesis.tex").take(restart)
-    assert there(tmp_path) == {"thesis.tex"} and not (tmp_path / ".lock").exists()
+    assert there(tmp_path) == {"thesis.tex"} and not (tmp_path / ".lock", ".holder").exists()
