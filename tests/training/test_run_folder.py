@@ -65,4 +65,4 @@ def test_a_folder_of_something_else_is_refused_as_it_is(tmp_path):
             StageFolder(tmp_path).take(restart)
         with pytest.raises(InputError, match="is a file"):
             StageFolder(tmp_path / "thesis.tex").take(restart)
-    assert there(tmp_path) == {"thesis.tex"} and not (tmp_path / ".lock", ".holder").exists()
+    assert there(tmp_path) == {"thesis.tex"} and not (tmp_path / ".lock").exists()
