@@ -17,12 +17,10 @@ from cascade.commands.shared import cli
 from cascade.evaluation.image_metrics import bicubic, psnr_between
 from cascade.figures.grid import save_grid
 from cascade.photos.photo import Photo
+from cascade.photos.tiling import TILING, Tiling, count_tiles
 from cascade.photos.typicality import recorded_bpd, typicality
 from cascade.photos.upscaling import (
-    TILING,
-    Tiling,
     check,
-    count_tiles,
     cropped,
     doubler_folders,
     load_doublers,

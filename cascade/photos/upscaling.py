@@ -8,7 +8,6 @@ the seed and a pixel's position: so tiles agree wherever the net's view ends wit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,49 +15,12 @@ from torch import Tensor
 
 from cascade.evaluation.image_metrics import psnr_between
 from cascade.manifest import stage_folders
+from cascade.photos.tiling import TILING, Tiling, mirrored, tiles_of
 from cascade.stage import Stage, load_stage, per_stage
 from cascade.transforms.dequantise import expand_bits, reduce_bits
 from cascade.transforms.pyramid import pyramid
 from cascade.utils.seeds import noise_window
 from stages import InputError
-
-Tile = tuple[int, int]  # its first row and column in the low image
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Sides in pixels of the doubled image: a tile's own, and what it sees beyond on every side."""
-
-    tile: int = 256
-    overlap: int = 32
-
-    def check(self, stage: Stage, side: int) -> None:
-        """Raise `InputError` for what a stage does not take, or an image of this longest ``side``.
-
-        2^levels must divide both: the coarsest latents' grid. Beyond an image a tile sees nothing
-        but its mirror image, so an overlap larger than the image costs much and adds nothing.
-        """
-        step = unit(stage)
-        for name, value, least in (("tile", self.tile, step), ("overlap", self.overlap, 0)):
-            if value % step or value < least:
-                raise InputError(
-                    f"{name} must be a multiple of {step} for the {stage.flow.levels} levels of "
-                    f"{stage.name}, from {least} on, got {value}"
-                )
-        most = max(2 * side, TILING.overlap)
-        if self.overlap > most:
-            raise InputError(
-                f"overlap must be at most {most} for an image that becomes {2 * side} pixels long, "
-                f"got {self.overlap}"
-            )
-
-
-TILING = Tiling()
-
-
-def unit(stage: Stage) -> int:
-    """2^levels: what divides the sides of every image a stage can make."""
-    return 2**stage.flow.levels
 
 
 def doubler_folders(
@@ -150,21 +112,6 @@ def upscale(
     return torch.stack(samples)
 
 
-def count_tiles(stages: Sequence[Stage], height: int, width: int, tiling: Tiling) -> int:
-    """How many tiles one sample of an image takes, through all stages."""
-    return sum(
-        len(_tiles(stage, (height << i, width << i), tiling)[0]) for i, stage in enumerate(stages)
-    )
-
-
-def _tiles(stage: Stage, size: Sequence[int], tiling: Tiling) -> tuple[list[Tile], int, int]:
-    """The tiles of a low image, and their height and width in it."""
-    multiple = unit(stage) // 2
-    tall, wide = (min(tiling.tile // 2, -(-side // multiple) * multiple) for side in size)
-    tiles = [(top, left) for top in range(0, size[0], tall) for left in range(0, size[1], wide)]
-    return tiles, tall, wide
-
-
 def _doubled(
     stage: Stage,
     low: Tensor,
@@ -177,7 +124,7 @@ def _doubled(
     """A low image (C, h, w) at twice its size, integers of the stage's bits."""
     channels, *size = low.shape
     margin = tiling.overlap // 2
-    tiles, tall, wide = _tiles(stage, size, tiling)
+    tiles, tall, wide = tiles_of(stage, size, tiling)
     doubled = low.new_empty(channels, 2 * size[0], 2 * size[1])
     for top, left in tiles:
         rows = range(top - margin, top + tall + margin)
@@ -206,12 +153,6 @@ def _decoded(stage: Stage, noise: Tensor, low: Tensor, label: int | None) -> Ten
     if not y.isfinite().all():
         raise InputError(f"{stage.name} gave values that are not finite; lower the temperature")
     return stage.coding.image(y, low)[0]
-
-
-def mirrored(span: range, size: int) -> Tensor:
-    """Indices of a span that may reach beyond 0..size−1, reflected at both ends, int64."""
-    places = torch.arange(span.start, span.stop) % (2 * size)
-    return torch.minimum(places, 2 * size - 1 - places)
 
 
 def labels_of(stage: Stage, label: int | None, count: int) -> Tensor | None:

@@ -13,8 +13,9 @@ from cascade import InputError
 from cascade.data.sources import open_npz
 from cascade.evaluation.image_metrics import bicubic, psnr_between
 from cascade.photos.photo import Photo
+from cascade.photos.tiling import Tiling, mirrored
 from cascade.photos.typicality import recorded_bpd, typicality
-from cascade.photos.upscaling import Tiling, lowered, mirrored, upscale
+from cascade.photos.upscaling import lowered, upscale
 from cascade.stage import load_stage
 from cascade.transforms.dequantise import centre, density_bpd
 from cascade.utils.seeds import generator
