@@ -76,9 +76,17 @@ class Cascade(nn.Module):
     on the device that the module is moved to.
 
     Example:
-        >>> cascade = Cascade.load("runs/mnist5k-haar").to("cpu")  # doctest: +SKIP
-        >>> images = cascade.sample(16, temperature=0.9, seed=0)  # doctest: +SKIP
-        >>> cascade.likelihood(real_images).bpd  # doctest: +SKIP
+        A trained one is read by ``Cascade.load(folder)``; this one has fresh weights.
+
+        >>> from cascade.building import build
+        >>> from cascade.config import load_config
+        >>> config = load_config("mnist5k-haar/glow8", ["model.steps=1", "model.classes=0"])
+        >>> cascade = Cascade([Stage("glow8", config, build(config).eval())])
+        >>> images = cascade.sample(2, temperature=0.9, seed=0)
+        >>> images.shape, images.dtype
+        (torch.Size([2, 1, 8, 8]), torch.uint8)
+        >>> cascade.likelihood(images).nats.shape
+        torch.Size([2, 1])
 
     Args:
         stages: the stages, base first; each doubles the size of the one before.

@@ -65,6 +65,13 @@ def srflow(
     Raises:
         InputError: if H or W is not divisible by 2^L, for both ``details`` and ``residual``, or for
             a wrong ``squish`` or ``squish_range``.
+
+    Example:
+        >>> import torch
+        >>> flow = srflow((3, 8, 8), levels=1, steps=1, width=8, encoder_blocks=1)
+        >>> low = torch.rand(2, 3, 4, 4) - 0.5
+        >>> flow.sample(torch.randn(2, 3, 8, 8), low).shape
+        torch.Size([2, 3, 8, 8])
     """
     check_size("SRFlow", *shape[1:], levels)
     if details and residual:
