@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from cascade.draws import Draw, Generated, Given
+from cascade.labels import Labels, checked_labels
 from cascade.likelihood import (
     Report,
     SampleCheck,
@@ -27,45 +28,6 @@ from cascade.transforms.pyramid import halve_to, pyramid
 from cascade.utils.non_finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
 from cascade.utils.seeds import sample_noise, whole_number
 from stages import InputError, InputWarning
-
-Labels = Tensor | Sequence[int] | None
-
-
-class Given(NamedTuple):
-    """A stage, its number, and its integer images (N, C, h, w) with those of half the size."""
-
-    index: int  # type: ignore[assignment]  # hides tuple.index
-    stage: Stage
-    high: Tensor
-    low: Tensor | None
-
-
-class Generated(NamedTuple):
-    """A stage, its number, the values ``y`` that it drew, and the integer ``image`` they make.
-
-    ``clipped`` (N,) counts the values of each image that no image has.
-    """
-
-    index: int  # type: ignore[assignment]  # hides tuple.index
-    stage: Stage
-    y: Tensor
-    image: Tensor
-    clipped: Tensor
-
-
-class Draw(NamedTuple):
-    """Samples at every resolution, base first, uint8 (N, C, h, w), and their ``labels``.
-
-    ``finite`` (N,) says which were; ``clipped`` (N, stages) is the share of a stage's values that
-    no image has, and were clipped; ``out_of_range`` (N, stages) how far the worst value lay outside
-    the range of image values, in whole ranges.
-    """
-
-    images: list[Tensor]
-    labels: Tensor | None
-    finite: Tensor
-    clipped: Tensor
-    out_of_range: Tensor
 
 
 class Cascade(nn.Module):
@@ -432,19 +394,7 @@ class Cascade(nn.Module):
             return None
         if not self.classes:
             raise InputError("labels were given, but no stage of this cascade uses them")
-        try:
-            given = torch.as_tensor(labels)
-        except (TypeError, ValueError, RuntimeError):
-            raise InputError(f"labels are whole numbers, one an image, got {labels!r}") from None
-        if given.numel() and (given.is_floating_point() or given.dtype == torch.bool):
-            raise InputError(f"labels are whole numbers, got {given.dtype}")
-        given = given.to(torch.int64)
-        if given.shape != (count,):
-            raise InputError(f"{count} images need {count} labels, got {tuple(given.shape)}")
-        if count and not (given.min() >= 0 and given.max() < self.classes):
-            result = f"{int(given.min())}..{int(given.max())}"
-            raise InputError(f"labels must lie in 0..{self.classes - 1}, got {result}")
-        return given
+        return checked_labels(labels, count, self.classes)
 
     def needed_labels(self, labels: Labels, count: int) -> Tensor | None:
         """Labels int64 (count,), None where no stage uses them; `InputError` where they miss."""

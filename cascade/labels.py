@@ -1,0 +1,29 @@
+"""Labels of images, as users give them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stages import InputError
+
+Labels = Tensor | Sequence[int] | None
+
+
+def checked_labels(labels: Tensor | Sequence[int], count: int, classes: int) -> Tensor:
+    """Labels as int64 (count,), each below ``classes``; `InputError` for anything else."""
+    try:
+        given = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"labels are whole numbers, one an image, got {labels!r}") from None
+    if given.numel() and (given.is_floating_point() or given.dtype == torch.bool):
+        raise InputError(f"labels are whole numbers, got {given.dtype}")
+    given = given.to(torch.int64)
+    if given.shape != (count,):
+        raise InputError(f"{count} images need {count} labels, got {tuple(given.shape)}")
+    if count and not (given.min() >= 0 and given.max() < classes):
+        span = f"{int(given.min())}..{int(given.max())}"
+        raise InputError(f"labels must lie in 0..{classes - 1}, got {span}")
+    return given

@@ -1,0 +1,26 @@
+"""Labels as users give them: `cascade.labels`, and what `cascade.draws` carries."""
+
+import numpy as np
+import pytest
+import torch
+
+from cascade import draws
+from cascade.labels import checked_labels
+from stages import InputError
+
+
+@pytest.mark.parametrize(
+    "given", [[0, 2, 1], (0, 2, 1), np.array([0, 2, 1]), torch.tensor([0, 2, 1], dtype=torch.uint8)]
+)
+def test_any_kind_of_whole_numbers(given):
+    assert torch.equal(checked_labels(given, 3, 3), torch.tensor([0, 2, 1]))
+
+
+@pytest.mark.parametrize("given", [[0.0, 1.0], ["a", "b"], [True, False], [0, 3], [-1, 0], [0], 1])
+def test_anything_else_is_refused(given):
+    with pytest.raises(InputError, match="label"):
+        checked_labels(given, 2, 3)
+
+
+def test_a_draw_is_named():
+    assert draws.Draw._fields == ("images", "labels", "finite", "clipped", "out_of_range")
