@@ -82,13 +82,23 @@ def compose(
     return torch.stack(nats, dim=1), posterior
 
 
+def low_distances(images: Sequence[Tensor], bits: int, pyramid: str) -> list[Tensor]:
+    """|D(sample_i) − sample_{i−1}| in grey levels, float64 (N, C, h, w), for each stage but one."""
+    return [
+        (halve(high, bits, pyramid).int() - low.int()).abs().double()
+        for low, high in itertools.pairwise(images)
+    ]
+
+
 def consistency(
     images: Sequence[Tensor], bits: int = 8, pyramid: str = "bicubic"
 ) -> list[dict[str, float]]:
-    """How far D(sample_i) is from sample_{i−1}: mean and worst in grey levels, share exact."""
+    """How far D(sample_i) is from sample_{i−1}: mean and worst in grey levels, share exact.
+
+    ``images`` are those of every stage, base first, integers (N, C, h, w) of n bits.
+    """
     result = []
-    for low, high in itertools.pairwise(images):
-        distance = (halve(high, bits, pyramid).int() - low.int()).abs().double()
+    for distance in low_distances(images, bits, pyramid):
         result.append(
             {
                 "mean": distance.mean().item(),

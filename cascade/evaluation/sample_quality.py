@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from torch import Tensor
 from cascade.chain import Cascade
 from cascade.data.sources import ImageSource
 from cascade.evaluation.features import FeatureNet
+from cascade.likelihood import low_distances
 from cascade.transforms.dequantise import expand_bits, reduce_bits
-from cascade.transforms.pyramid import halve
 from cascade.utils.distributed import spread
 from cascade.utils.non_finite import NONE_FINITE
 from cascade.utils.tensors import read_tensors, write_tensors
@@ -165,7 +164,6 @@ def _consistency(cascade: Cascade, images: Sequence[Tensor]) -> Tensor:
     """Mean |D(image) − low| of each sample, in grey levels, (N, stages − 1)."""
     levels = [reduce_bits(image, cascade.bits) for image in images]
     result = [torch.zeros(len(levels[0]), 0, dtype=torch.float64)]
-    for low, high in itertools.pairwise(levels):
-        apart = (halve(high, cascade.bits, cascade.pyramid).double() - low.double()).abs()
-        result.append(apart.flatten(1).mean(1, keepdim=True))
+    for distance in low_distances(levels, cascade.bits, cascade.pyramid):
+        result.append(distance.flatten(1).mean(1, keepdim=True))
     return torch.cat(result, 1)
