@@ -73,7 +73,8 @@ def read_entries(known: Path) -> list[Entry]:
     except (ValueError, RecursionError):
         result = None
     needed = {"of", "size", "frechet"}
-    if not isinstance(result, list) or not all(needed <= set(entry or ()) for entry in result):
+    sound = isinstance(result, list) and all(isinstance(entry, dict) for entry in result)
+    if not sound or not all(needed <= set(entry) for entry in result):
         raise InputError(f"{known} is damaged: it holds no list of scores; --force scores again")
     return result
 

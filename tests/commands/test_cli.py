@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 import warnings
 from argparse import Namespace
 
@@ -124,3 +127,21 @@ def test_curves_of_training_are_the_log_s_own(tmp_path):
     assert [row["value"] for row in found] == [4.5, 3.5, 5.5, 3.5, 2.5, 4.5]
     assert [row["stage"] for row in found] == ["glow8"] * 3 + ["srf16"] * 3
     assert (tmp_path / "t.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["sweep.bmp", "sweep", "sweep.png.txt"])
+def test_curves_have_formats_of_their_own(name):
+    with pytest.raises(InputError, match="must end in .png, .pdf or .svg"):
+        cli.check_plot(name)
+    cli.check_plot("sweep.svg")
+    cli.check_plot(None)
+
+
+def test_nobody_reads_what_is_printed_and_the_result_is_written_all_the_same(digits, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "tools/sample.py", digits, "--num", "2", "--out", tmp_path / "g.png"]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "g.png").is_file()

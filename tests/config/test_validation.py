@@ -52,3 +52,27 @@ def test_every_section_is_a_dataclass_of_its_own():
     for item in fields(one):
         value = getattr(one, item.name)
         assert not is_dataclass(value) or value is not getattr(other, item.name)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("train.lr=.inf", "train.lr=1e300", "train.weight_decay=1e300", "train.pretrain_lr=.inf"),
+        *("model.class_weight=.nan", "model.class_weight=-1", "train.watch_sigmas=[-1]"),
+        *("train.watch_sigmas=[.nan]", "train.watch_sigmas=[1e300]", "augment.sigma=1e300"),
+    ],
+)
+def test_numbers_that_no_training_survives(setting):
+    key = setting.split("=")[0]
+    with pytest.raises(InputError, match=key):
+        load_config("mnist5k/srf16", [setting])
+
+
+def test_the_stage_below_is_another_one_however_it_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for out in ("run", "./run/", "link", "x/../run"):
+        words = [f"out={out}", f"augment.previous={tmp_path}/run", "augment.sigma=0.1"]
+        with pytest.raises(InputError, match="is the stage below, not this one"):
+            load_config("mnist5k/srf16", words)
