@@ -1,4 +1,4 @@
-"""Feature nets of anyone's (`evaluation.features`): what they give is looked at before it counts."""
+"""Feature nets of anyone (`evaluation.features`): what they give is looked at before it counts."""
 
 import pytest
 import torch
