@@ -119,6 +119,17 @@ class Stage(nn.Module):
                 results.append(in_chunks(shared, *mine, size=self.chunk))
             return torch.cat(results).cpu()
 
+    def perturb(
+        self, image: Tensor, noise: Tensor, low: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        """y' = f⁻¹(f(y) + noise), what the stage makes of an image whose latents are disturbed.
+
+        ``image`` (N, C, h, w) holds integers, whose bins' middle y is encoded; ``noise`` has the
+        flow's shape. The result is not rounded yet.
+        """
+        z = self.run(self.flow.noise_of, self.coding.centre(image), low, labels)
+        return self.run(self.flow.decode, z + noise.to(z), low, labels)
+
     def _told(self, low: Tensor) -> Tensor:
         if not self.config.augment.condition:
             return low

@@ -95,8 +95,8 @@ def variational(
 
     clean, noisy = torch.zeros(2, len(images), dtype=torch.float64)
     for draw in range(samples):
-        moved = z + sigma * normal_noise(high, below.flow.shape, seed, stage, draw)
-        decoded = below.run(below.flow.decode, moved, lower, labels)
+        noise = normal_noise(high, below.flow.shape, seed, stage, draw)
+        decoded = below.perturb(low, sigma * noise, lower, labels)
         disturbed, _ = below.coding.image(decoded, lower)
         y = above.coding.dequantise(high, seed, stage, draw)
         for total, condition in zip((clean, noisy), (low, disturbed), strict=True):

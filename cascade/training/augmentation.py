@@ -43,11 +43,10 @@ def disturb(
     ``sigma`` is (B,), ``noise`` standard normal ε of the flow's shape. The result is quantised and
     clipped; exploded rows, see `restore`, and those with σ = 0 are the image itself.
     """
-    clean = stage.coding.centre(image)
-    z = stage.run(stage.flow.noise_of, clean, lower, label)
-    moved = z + sigma.to(z)[:, None, None, None] * noise.to(z)
-    decoded = stage.run(stage.flow.decode, moved, lower, label)
-    restored, exploded = restore(decoded, clean.to(decoded), limit * stage.coding.span)
+    shift = sigma.to(noise)[:, None, None, None] * noise
+    decoded = stage.perturb(image, shift, lower, label)
+    clean = stage.coding.centre(image).to(decoded)
+    restored, exploded = restore(decoded, clean, limit * stage.coding.span)
     disturbed, _ = stage.coding.image(restored, lower)
     still = (sigma == 0) | exploded
     return torch.where(still[:, None, None, None], image, disturbed), exploded & (sigma != 0)
