@@ -52,6 +52,12 @@ LEAST = {
     "train.validate_images": 1,
 }
 
+LISTS = {  # types of their items
+    "train.betas": (int, float),
+    "train.watch_sigmas": (int, float),
+    "train.milestones": (int,),
+    "train.trackers": (str,),
+}
 MOST = {
     "data.size": 2**16,
     "model.levels": 16,
@@ -64,6 +70,9 @@ MOST = {
 
 def check(config: StageConfig) -> None:
     """Raise `InputError` for values that cannot work, before any work starts."""
+    for key, kinds in LISTS.items():
+        if not all(type(item) in kinds for item in _value(config, key)):
+            raise InputError(f"{key} lists something else than {kinds[-1].__name__} values")
     for key, allowed in CHOICES.items():
         value = _value(config, key)
         if value not in allowed:

@@ -59,7 +59,13 @@ def test_every_section_is_a_dataclass_of_its_own():
     [
         *("train.lr=.inf", "train.lr=1e300", "train.weight_decay=1e300", "train.pretrain_lr=.inf"),
         *("model.class_weight=.nan", "model.class_weight=-1", "train.watch_sigmas=[-1]"),
-        *("train.watch_sigmas=[.nan]", "train.watch_sigmas=[1e300]", "augment.sigma=1e300"),
+        *("train.watch_sigmas=[[1]]", "train.betas=[[0.9], 0.9]", "train.milestones=[[1]]"),
+        *(
+            "train.trackers=[[wandb]]",
+            "train.watch_sigmas=[.nan]",
+            "train.watch_sigmas=[1e300]",
+            "augment.sigma=1e300",
+        ),
     ],
 )
 def test_numbers_that_no_training_survives(setting):
