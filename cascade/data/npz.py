@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import IO
 
 import numpy as np
@@ -43,7 +44,8 @@ def read_npz(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except UNREADABLE as error:
-        raise InputError(f"cannot read {file}: {error or type(error).__name__}") from None
+        reason = shorten(str(error) or type(error).__name__, 200)  # some quote the file's bytes
+        raise InputError(f"cannot read {file}: {reason}") from None
 
 
 def _check_memory(needed: int, file: Path) -> None:
