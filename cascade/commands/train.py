@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from pathlib import Path
 
 from rich.progress import (
@@ -39,6 +40,7 @@ def main() -> None:
         cli.say(description(config))
         return
     trainer = Trainer(config, restart=args.force)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # while it trains, it answers; then it is ending
     if not trainer.accelerator.is_main_process:
         trainer.run()
         return
