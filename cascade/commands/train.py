@@ -47,12 +47,13 @@ def main() -> None:
     cli.say(f"{config.out}: {parameters(trainer.flow):,} parameters, from step {trainer.step}")
     last: dict[str, float] = {}
     with progress_bar() as bar:
-        task = bar.add_task(trainer.out.name, total=trainer.steps, figures="")
-        bar.update(task, completed=trainer.step)
+        budget = config.train.seconds  # the bar counts seconds where they are limited, or steps
+        task = bar.add_task(trainer.out.name, total=budget or trainer.steps, figures="")
+        bar.update(task, completed=trainer.progress.seconds if budget else trainer.step)
 
         def watch(step: int, metrics: dict[str, float]) -> None:
             last.update(metrics)
-            bar.update(task, completed=step, figures=figures(metrics))
+            bar.update(task, completed=metrics.get("seconds", step), figures=figures(metrics))
             for name in ("bpd", "l1"):
                 held_out = metrics.get(f"{trainer.data.held_out.split}_{name}")
                 if held_out is not None:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from cascade.config.schema import FORMAT, KINDS, StageConfig
+from cascade.config.schema import FORMAT, KINDS, UNLIMITED, StageConfig
 from cascade.config.shipped import find_config, shipped_names
 from cascade.config.validation import check
 from cascade.utils.files import whole
@@ -57,6 +57,9 @@ def _read(path: Path, overrides: Sequence[str], saved: bool = False) -> StageCon
         given = cast(DictConfig, OmegaConf.merge(given, changes))
         if OmegaConf.select(given, "train.precision") is False:
             given.train.precision = "no"  # which YAML reads as a truth value
+        limits = [OmegaConf.select(given, f"train.{key}") for key in ("steps", "seconds")]
+        if limits[0] is None and limits[1] is not None:
+            given.train.steps = UNLIMITED
         kind = OmegaConf.select(given, "model.kind")
         if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(f"{path}: model.kind must be one of {', '.join(KINDS)}, got {kind!r}")

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 FORMAT = 2  # of stage folders; 1 was that of 0.1.0
+UNLIMITED = 10**9  # train.steps where train.seconds alone ends the training
 
 
 @dataclass
@@ -62,7 +63,8 @@ class SRFlowModel(Model):
 
 @dataclass
 class Train:
-    steps: int = MISSING
+    steps: int = MISSING  # may be left out, or null, beside seconds
+    seconds: float | None = None  # process time after which training ends, if not by its steps
     batch_size: int = MISSING  # over all processes
     optimizer: str = "adamax"  # adamax or adam
     lr: float = MISSING

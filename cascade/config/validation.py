@@ -100,6 +100,11 @@ def check(config: StageConfig) -> None:
             all(0 <= sigma <= LARGEST for sigma in train.watch_sigmas),
             f"lie in [0, {LARGEST:g}]",
         ),
+        (
+            "train.seconds",
+            train.seconds is None or 0 < train.seconds <= 1e9,
+            "lie above 0, up to 10^9",
+        ),
         ("train.clip", train.clip > 0, "be above 0"),
         (
             "train.trackers",
@@ -132,6 +137,8 @@ def check(config: StageConfig) -> None:
         raise InputError("train.pretrain_steps and train.frozen_steps are for an SRFlow's encoder")
     if train.compile and train.memory == "reversible":
         raise InputError("train.compile and train.memory=reversible do not go together: set one")
+    if train.seconds and train.schedule == "halve":
+        raise InputError("train.schedule=halve counts steps: with train.seconds use cosine")
     if train.frozen_steps > train.steps:
         raise InputError("train.frozen_steps must be at most train.steps")
     if config.model.pyramid == "haar" and getattr(config.model, "residual", False):

@@ -93,12 +93,14 @@ class Part:
         return find_config(Path(table.configs, f"{self.plain}.yaml"))
 
     def trained(self, table: Table) -> bool:
-        """Whether its stage folder holds weights, of the last step that its training asked for."""
+        """Whether its stage folder holds weights of the last step, or time, that was asked for."""
         folder = Path(table.runs, self.folder)
         if not (folder / "model.safetensors").is_file():
             return False
         train, rows = load_saved(folder).train, read_metrics(folder)
-        return bool(rows) and rows[-1]["step"] >= train.pretrain_steps + train.steps
+        last: dict[str, Any] = rows[-1] if rows else {"step": -1}
+        ended = last["step"] >= train.pretrain_steps + train.steps
+        return ended or bool(train.seconds and last.get("seconds", 0) >= train.seconds)
 
     def replaced(self, table: Table) -> float | None:
         """The last share of disturbed low images that its training gave up on, if it logged any."""

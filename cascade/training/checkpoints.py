@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cascade.utils.tensors import load_weights, read_tensors, write_tensors
 from stages import InputError, InputWarning
 
-COUNTS = ("step", "phase", "best", "skipped")
+COUNTS = ("step", "phase", "best", "skipped", "seconds")  # the last of runs with a budget
 
 
 def save_state(
@@ -64,14 +64,19 @@ def load_state(
 
 
 def _count(tensors: Mapping[str, Tensor], name: str) -> int | float:
-    """A count of a state; `InputError` where it is missing, or none. All but ``best`` are whole."""
+    """A count of a state; `InputError` where it is missing, or none.
+
+    All but ``best`` and ``seconds`` are whole; without ``seconds`` there are 0.
+    """
+    if name == "seconds" and f"count/{name}" not in tensors:
+        return 0.0
     tensor = tensors.get(f"count/{name}", torch.empty(0))
     value = tensor.item() if tensor.numel() == 1 and not tensor.is_complex() else -1
     if name == "best":
         return float(value)
-    if not 0 <= value < 2**53 or value != int(value):
+    if not 0 <= value < 2**53 or (name != "seconds" and value != int(value)):
         raise InputError(f"it does not say the {name} it is of")
-    return int(value)
+    return float(value) if name == "seconds" else int(value)
 
 
 class States:

@@ -105,10 +105,12 @@ class Learner:
         self.average = averaged(self.loss, train.ema) if train.ema else None
         self.optimizer = optimiser(self.loss, train)
 
-    def set_rate(self, step: int) -> float:
-        """Set the learning rate of a step, and give it."""
+    def set_rate(self, step: int, seconds: float = 0.0) -> float:
+        """Set the learning rate of a step, ``seconds`` after the flow's first one, and give it."""
         train = self.config.train
-        rate = train.pretrain_lr if self.pretraining else learning_rate(self.flow_step(step), train)
+        rate = train.pretrain_lr
+        if not self.pretraining:
+            rate = learning_rate(self.flow_step(step), train, seconds)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from cascade.config import StageConfig
+from cascade.config import StageConfig, Train
 from cascade.training.metrics_log import read_metrics
 from cascade.training.stage_data import StageData
 from cascade.utils.files import whole
@@ -68,7 +70,7 @@ def _training(config: StageConfig, images: StageData) -> dict[str, str]:
     learned = f"{len(images.source):,} images, SHA-256 {images.record.images[:16]}"
     facts = {
         "data": f"{data.name}, split {data.split}: {learned}",
-        "training": f"{train.steps:,} steps of {train.batch_size} images, seed {config.seed}, "
+        "training": f"{_length(train, rows)} of {train.batch_size} images, seed {config.seed}, "
         f"precision {train.precision}, {skipped} steps skipped as not finite",
     }
     if train.pretrain_steps or train.frozen_steps:
@@ -83,3 +85,11 @@ def _training(config: StageConfig, images: StageData) -> dict[str, str]:
         )
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return {**facts, "made with": f"{versions}, Python {platform.python_version()}"}
+
+
+def _length(train: Train, rows: Sequence[dict[str, Any]]) -> str:
+    """How many steps of the flow, and in what time where that was limited."""
+    if train.seconds is None or not rows:
+        return f"{train.steps:,} steps"
+    made = rows[-1]["step"] - train.pretrain_steps
+    return f"train.seconds={train.seconds:g}: {made:,} steps"

@@ -38,6 +38,11 @@ def check_resumable(old: StageConfig, new: StageConfig, before: Record, now: Rec
             "trained on; restore them, use another out=, or go on with the new ones by "
             "train.resume=force"
         )
+    if bool(old.train.seconds) != bool(new.train.seconds):
+        raise InputError(
+            f"{new.out} was trained with train.seconds={old.train.seconds}; a budget can be "
+            "neither begun nor ended later: use another out=, or --force to start over"
+        )
     if bool(old.train.ema) != bool(new.train.ema):
         raise InputError(
             f"{new.out} was trained with train.ema={old.train.ema}; averaging can be neither begun "

@@ -23,7 +23,7 @@ class Progress:
     """How far a run has come: steps made, the lowest held-out bits/dim, steps skipped.
 
     ``improved``: the weights are the best so far, and not saved as such yet; ``in_a_row``: steps
-    skipped since the last that was not.
+    skipped since the last that was not; ``seconds``: used of the budget, where there is one.
     """
 
     step: int = 0
@@ -31,6 +31,7 @@ class Progress:
     skipped: int = 0
     improved: bool = False
     in_a_row: int = 0
+    seconds: float = 0.0
 
 
 class Saver:
@@ -75,17 +76,31 @@ class Saver:
                 f"{self.out} has reached step {counts['step']}, train.steps asks for "
                 f"{learner.steps}; use another out=, or --force to start over"
             )
-        return Progress(counts["step"], counts["best"], counts["skipped"])
+        self._check_budget(counts["seconds"])
+        return Progress(
+            counts["step"], counts["best"], counts["skipped"], seconds=counts["seconds"]
+        )
+
+    def _check_budget(self, used: float) -> None:
+        """Raise `InputError` where more was used than a budget that is smaller than before."""
+        before, now = load_saved(self.out).train.seconds, self.config.train.seconds
+        if before and now and now < before and now < used:
+            raise InputError(
+                f"{self.out} was trained for {used:.1f} seconds, train.seconds asks for {now:g}; "
+                "use another out=, or --force to start over"
+            )
 
     def save(self, progress: Progress) -> None:
         """Write the state to resume from and the weights to use."""
         learner = self.learner
-        counts = {
+        counts: dict[str, float] = {
             "step": progress.step,
             "phase": learner.phases.index(learner.phase),
             "best": progress.best,
             "skipped": progress.skipped,
         }
+        if self.config.train.seconds:
+            counts["seconds"] = progress.seconds
         if progress.improved:
             write_tensors(learner.flow.state_dict(), self.out / "best.safetensors")
             progress.improved = False

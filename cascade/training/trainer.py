@@ -48,6 +48,8 @@ class Trainer:
         self.learner = self.processes.agree(lambda: Learner(config, self.accelerator, self.batches))
         self.saver = Saver(config, self.learner)
         self.folder = StageFolder(self.out)
+        cpu = self.accelerator.device.type == "cpu"
+        self.clock = time.process_time if cpu else time.perf_counter  # of train.seconds
         self.progress = self._open_folder(restart)
         self.replaced: list[Tensor] = []  # shares of rows replaced, since they were last logged
         self.log = Log(self.accelerator, config, self.step)
@@ -93,12 +95,18 @@ class Trainer:
         return self.learner.steps
 
     @property
+    def finished(self) -> bool:
+        """Whether all steps are made, or the budget of seconds is used up."""
+        budget = self.config.train.seconds
+        return self.step >= self.steps or bool(budget and self.progress.seconds >= budget)
+
+    @property
     def flow(self) -> Flow:
         """The weights to use: the averaged ones where averaging is on."""
         return self.learner.flow
 
     def run(self, watch: Watch = lambda step, metrics: None) -> bool:
-        """Train to the configured step; False if it was asked to stop before, all saved.
+        """Train to the configured step or time; False if it was asked to stop before, all saved.
 
         ``watch(step, metrics)`` is called on the first process whenever metrics are logged. Raises
         `InputError` where training diverges, another process is lost or a disk is full; the states
@@ -126,11 +134,14 @@ class Trainer:
     def _loop(self, asked: Callable[[], bool], watch: Watch) -> bool:
         train, progress = self.config.train, self.progress
         first, started = self.step, time.perf_counter()
-        for batch in self.batches.steps(self.step, self.steps):
-            self.learner.enter_due(self.step)
+        end, begun = self.step if self.finished else self.steps, self.clock()
+        for batch in self.batches.steps(self.step, end):
+            if self.learner.enter_due(self.step):
+                begun = self.clock()
             metrics = self._train_step(batch)
             progress.step += 1
-            stopping, last = self.processes.any(asked()), self.step == self.steps
+            self._count_seconds(begun)
+            stopping, last = self.processes.any(asked()), self.finished
             sound = not progress.in_a_row  # or the weights themselves may be what is wrong
             saving = last or (sound and self.step % train.save_every == 0)
             if metrics and (saving or self.step % train.log_every == 0):
@@ -141,14 +152,25 @@ class Trainer:
                 self._picture()
             if saving or (stopping and sound):
                 self._save()
-            if stopping and not last:
+            if last:
+                break
+            if stopping:
                 return False
+            begun = self.clock()
         if self.learner.enter_due(self.step) or not self.saver.states.files():
             self._save()
         if self.processes.main:
             self.saver.publish()
             write_card(self.config, self.data, self.flow)
         return True
+
+    def _count_seconds(self, begun: float) -> None:
+        """Take a step that began at a time of the clock off the budget, if there is one.
+
+        The first process's clock counts, so that all see the same rate and the same end.
+        """
+        if self.config.train.seconds and not self.learner.pretraining:
+            self.progress.seconds += self.processes.first(self.clock() - begun)
 
     def _disturbed(self, batch: Batch) -> Batch:
         """The batch with disturbed low images, where this stage is trained on them."""
@@ -166,7 +188,7 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> dict[str, Any] | None:
         """One step of the optimiser; None if it was skipped, its gradient not being finite."""
-        rate = self.learner.set_rate(self.step)
+        rate = self.learner.set_rate(self.step, self.progress.seconds)
         batch = self._disturbed(batch).to(self.accelerator.device)
         metrics, norm = self.learner.backward(batch)
         if self.processes.any(not (sum(metrics.values()) + norm).isfinite()):
@@ -205,6 +227,8 @@ class Trainer:
                 metrics[key] = self.accelerator.reduce(metrics[key], "mean")
         row: dict[str, Any] = {"step": self.step, "phase": self.learner.phase.name}
         row |= {key: float(value) for key, value in metrics.items()}
+        if self.config.train.seconds:
+            row["seconds"] = self.progress.seconds
         if not self.processes.main:
             return
         row |= self._validate() if validating else {}

@@ -47,6 +47,13 @@ class Processes:
         total = torch.tensor(float(flag), device=self.accelerator.device)
         return bool(self.accelerator.reduce(total, "sum"))
 
+    def first(self, value: float) -> float:
+        """The first process's number, on every process."""
+        if self.count == 1:
+            return value
+        own = torch.tensor(value if self.main else 0.0, dtype=torch.float64)
+        return float(self.accelerator.reduce(own.to(self.accelerator.device), "sum"))
+
     def gather(self, value: Result) -> list[Result]:
         """Every process's value, on every process."""
         return gather_object([value]) if self.count > 1 else [value]
