@@ -10,14 +10,28 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from cascade.config import StageConfig
+from cascade.config import Model, StageConfig
 from cascade.utils.tensors import OTHER, kinds, load_weights
 from cascade.utils.yaml_files import first_line
-from stages import Flow, InputError, glow, srflow
+from stages import Flow, InputError, MixtureSettings, glow, srflow
 
-DEPTHS = ("levels", "steps", "transition_steps", "encoder_blocks")  # at most a tensor each
-WIDTHS = ("width", "classes", "encoder_features", "encoder_growth")  # at most a value each
+DEPTHS = (
+    "levels",
+    "steps",
+    "transition_steps",
+    "encoder_blocks",
+    "mixture_blocks",
+)  # at most a tensor each
+WIDTHS = (  # at most a value each
+    "width",
+    "classes",
+    "encoder_features",
+    "encoder_growth",
+    "components",
+    "mixture_width",
+)
 NOT_OF_THE_FLOW = ("kind", "pyramid", "class_weight", "class_loss")
+OF_THE_MIXTURE = ("components", "colour", "order", "mixture_width", "mixture_blocks")
 
 
 def build(config: StageConfig) -> Flow:
@@ -53,6 +67,8 @@ def _built(config: StageConfig) -> Flow:
     model, data = config.model, config.data
     options = {f.name: getattr(model, f.name) for f in fields(model)}
     options = {key: value for key, value in options.items() if key not in NOT_OF_THE_FLOW}
+    options = {key: value for key, value in options.items() if key not in OF_THE_MIXTURE}
+    options |= {"first": _first(model), "bits": data.bits}
     shape = (data.channels, data.size, data.size)
     if config.upsamples:
         told = config.augment.condition
@@ -60,6 +76,14 @@ def _built(config: StageConfig) -> Flow:
             srflow(shape, details=config.of_details, condition_on_sigma=told, **options)
         )
     return channels_last(glow(shape, **options))
+
+
+def _first(model: Model) -> MixtureSettings | None:
+    """What comes before the levels of a stage's flow."""
+    if model.first == "none":
+        return None
+    width, blocks = model.mixture_width, model.mixture_blocks
+    return MixtureSettings(model.components, model.colour, model.order, width, blocks)
 
 
 def channels_last(flow: Flow) -> Flow:

@@ -21,6 +21,7 @@ from stages.encoder import Encoder
 from stages.errors import InputError, InputWarning, ReportedElsewhere
 from stages.flow import Flow, StageLoss
 from stages.glow import glow
+from stages.mixture import LogisticMixture, MixtureSettings
 from stages.prior import ClassPrior, SplitPrior
 from stages.srflow import srflow
 from stages.steps import Steps
@@ -40,6 +41,8 @@ __all__ = [
     "InjectorNets",
     "InputError",
     "InputWarning",
+    "LogisticMixture",
+    "MixtureSettings",
     "ReportedElsewhere",
     "Split",
     "SplitPrior",

@@ -10,20 +10,24 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.bijection import Bijection, Identity, merge_latents, split_latents
+from stages.bijection import (
+    Bijection,
+    Cond,
+    Identity,
+    merge_latents,
+    split_latents,
+    squeeze,
+    unsqueeze,
+)
 from stages.coupling import AffineCoupling, InjectorNets, repeat_condition
 from stages.encoder import RRDB, Encoder
 from stages.errors import InputError
+from stages.mixture import LogisticMixture, ParameterNet
 from stages.prior import ClassPrior, SplitPrior, log_normal
 from stages.steps import Steps
-
-
-def upsampled(low: Tensor) -> Tensor:
-    """Bicubic interpolation (a = −0.5) of low images: (B, C, h, w) → (B, C, 2h, 2w)."""
-    return F.interpolate(low, scale_factor=2, mode="bicubic", antialias=True)
+from stages.support import upsampled
 
 
 class Flow(nn.Module):
@@ -34,6 +38,11 @@ class Flow(nn.Module):
 
     With classes, the label determines mean and deviation of the coarsest latent (`ClassPrior`), and
     a linear layer predicts class logits from this latent, before `ClassPrior` is applied.
+
+    A mixture may come first: it maps integers, whichever part of a bin was added to them, to noise,
+    and the body models what is left of it. Without a body the log-density is exactly that of the
+    integers' probabilities. The mixture's nets read the label in place of a `ClassPrior`; there are
+    no class logits.
 
     An encoder may read one channel more than the low image has: the deviation σ of the noise by
     which the low image was disturbed. If the low image comes without this channel, σ is 0.
@@ -48,6 +57,7 @@ class Flow(nn.Module):
             (of the same size if the images are Haar details); None is an unconditional flow.
         residual: the body models the image minus the upsampled low image.
         squeezed: whether the first level begins with a squeeze.
+        mixture: comes before the body, at the resolution of its first level; None for none.
     """
 
     def __init__(
@@ -59,6 +69,7 @@ class Flow(nn.Module):
         encoder: Encoder | None = None,
         residual: bool = False,
         squeezed: bool = True,
+        mixture: LogisticMixture | None = None,
     ):
         super().__init__()
         self.shape = shape
@@ -68,7 +79,8 @@ class Flow(nn.Module):
         self.body = body
         self.encoder: Any = encoder  # or None
         self.residual = residual
-        if classes:
+        self.mixture: Any = mixture  # or None
+        if classes and mixture is None:
             top, _ = self._split_latents(torch.empty(1, *shape))
             self.prior = ClassPrior(classes, top.shape[1])
             self.readout = nn.Linear(top.numel(), classes)
@@ -89,8 +101,23 @@ class Flow(nn.Module):
                 module.net.recompute = mode == "checkpoint"
             elif isinstance(module, InjectorNets):
                 module.net.recompute = mode != "store"
-            elif isinstance(module, RRDB):
+            elif isinstance(module, RRDB | ParameterNet):
                 module.recompute = mode != "store"
+
+    @property
+    def exact(self) -> bool:
+        """Whether log-densities do not depend on the part of a bin that is added to integers."""
+        return self.mixture is not None and isinstance(self.body, Identity)
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the label is read by a `ClassPrior`."""
+        return bool(self.classes) and self.mixture is None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether all noise makes values that images have."""
+        return self.mixture is not None
 
     def _condition(self, low: Tensor | None) -> tuple[Tensor, ...]:
         if self.encoder is None:
@@ -103,11 +130,39 @@ class Flow(nn.Module):
         """What is subtracted from the image before the body: an image, or 0."""
         return upsampled(low[:, : self.shape[0]]) if self.residual else 0.0
 
-    def _latent(self, x: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The output of the body, before `ClassPrior`, and the log-determinant of the body."""
+    def _latent(self, x: Tensor, low: Tensor | None, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The output of the body, before `ClassPrior`, and the log-determinant so far."""
         condition = self._condition(low)
+        if self.mixture is not None:
+            hidden = self._hidden(condition, x)
+            return self._through_mixture(x, condition, self._given(hidden, x, low, label))
         x = (x - self._offset(low)).contiguous(memory_format=torch.channels_last)
         return self.body(x, condition)
+
+    def _through_mixture(
+        self, x: Tensor, condition: tuple[Tensor, ...], given: Cond
+    ) -> tuple[Tensor, Tensor]:
+        z, log_det = self.mixture(self._to_level(x), given)
+        z = z.contiguous(memory_format=torch.channels_last)
+        z, change = self.body(self._from_level(z), condition)
+        return z, log_det + change
+
+    def _hidden(self, condition: tuple[Tensor, ...], like: Tensor) -> Tensor:
+        """What of the mixture's condition all labels have in common."""
+        return self.mixture.hidden(condition[0] if condition else None, self._to_level(like))
+
+    def _given(
+        self, hidden: Tensor, like: Tensor, low: Tensor | None, label: Tensor | None
+    ) -> Cond:
+        """The mixture's condition."""
+        label = self._required(label) if self.classes else None
+        return self.mixture.condition(hidden, self._to_level(like), low, label)
+
+    def _to_level(self, x: Tensor) -> Tensor:
+        return squeeze(x) if self.squeezed else x
+
+    def _from_level(self, x: Tensor) -> Tensor:
+        return unsqueeze(x) if self.squeezed else x
 
     def _split_latents(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
         return split_latents(z, self.levels, self.squeezed)
@@ -125,8 +180,8 @@ class Flow(nn.Module):
         Raises:
             InputError: without a low image or labels, if the flow needs them.
         """
-        z, log_det = self._latent(x, low)
-        if not self.classes:
+        z, log_det = self._latent(x, low, label)
+        if not self.has_prior:
             return z, log_det
         top, rest = self._split_latents(z)
         top, change = self.prior(top, self._required(label))
@@ -140,13 +195,17 @@ class Flow(nn.Module):
         self, noise: Tensor, low: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
         """x = f⁻¹(z), (B, C, H, W): the inverse of `encode`."""
-        if self.classes:
+        if self.has_prior:
             top, rest = self._split_latents(noise)
             noise = merge_latents(
                 self.prior.inverse(top, self._required(label)), rest, self.squeezed
             )
         noise = noise.contiguous(memory_format=torch.channels_last)
-        x, _ = self.body.inverse(noise, self._condition(low))
+        condition = self._condition(low)
+        x, _ = self.body.inverse(noise, condition)
+        if self.mixture is not None:
+            given = self._given(self._hidden(condition, x), x, low, label)
+            return self._from_level(self.mixture.inverse(self._to_level(x), given)[0])
         if not self.residual:
             return x
         (offset,) = repeat_condition((self._offset(low),), x)
@@ -183,25 +242,47 @@ class Flow(nn.Module):
     def _log_prob(
         self, x: Tensor, low: Tensor | None, label: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The log-density, and with classes the coarsest latent before `ClassPrior`."""
-        z, log_det = self._latent(x, low)
-        if not self.classes:
+        """The log-density, and before a `ClassPrior` the coarsest latent."""
+        if self.exact:
+            hidden = self._hidden(self._condition(low), x)
+            return self.mixture.log_prob(
+                self._to_level(x), self._given(hidden, x, low, label)
+            ), None
+        z, log_det = self._latent(x, low, label)
+        if not self.has_prior:
             return log_normal(z) + log_det, None
         top, rest = self._split_latents(z)
         normal, change = self.prior(top, self._required(label))
         return log_normal(normal) + sum(map(log_normal, rest)) + log_det + change, top
 
     def class_log_probs(self, x: Tensor, low: Tensor | None = None) -> Tensor:
-        """log p(x | low, y) in nats for every class y, (B, classes), in one pass through the body.
+        """log p(x | low, y) in nats for every class y, (B, classes).
 
-        A flow without classes gives one column, which broadcasts over classes.
+        In one pass through the body, or, where a mixture's nets read the label, in a pass a class
+        through mixture and body, but a single one through the encoder. A flow without classes gives
+        one column, which broadcasts over classes.
         """
-        z, log_det = self._latent(x, low)
         if not self.classes:
-            return (log_normal(z) + log_det)[:, None]
+            return self.log_prob(x, low)[:, None]
+        if self.mixture is not None:
+            return self._mixture_log_probs(x, low)
+        z, log_det = self._latent(x, low, None)
         top, rest = self._split_latents(z)
         shared = sum(map(log_normal, rest)) + log_det
         return self.prior.log_probs(top) + shared[:, None]
+
+    def _mixture_log_probs(self, x: Tensor, low: Tensor | None) -> Tensor:
+        condition = self._condition(low)
+        hidden = self._hidden(condition, x)
+        columns = []
+        for y in range(self.classes):
+            given = self._given(hidden, x, low, torch.full((len(x),), y, device=x.device))
+            if self.exact:
+                columns.append(self.mixture.log_prob(self._to_level(x), given))
+            else:
+                z, log_det = self._through_mixture(x, condition, given)
+                columns.append(log_normal(z) + log_det)
+        return torch.stack(columns, dim=1)
 
 
 class StageLoss(nn.Module):
@@ -221,11 +302,12 @@ def without_priors(flow: Flow) -> Flow:
     """A flow with `Identity` in place of every prior, of split-off halves and classes.
 
     Its latents are not divided by the predicted deviations, so noise that is added to them has the
-    same scale for all. It shares the weights of ``flow``, and takes no labels.
+    same scale for all. It shares the weights of ``flow``, and takes labels only for a mixture.
     """
     weights = {id(tensor): tensor for tensor in (*flow.parameters(), *flow.buffers())}
     bare = deepcopy(flow, weights)
-    bare.classes = 0
+    if flow.has_prior:
+        bare.classes = 0
     for module in list(bare.modules()):
         for name, part in module.named_children():
             if isinstance(part, SplitPrior):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from stages.actnorm import ActNormInv1x1
-from stages.bijection import Bijection, Chain, Split, Squeeze
+from stages.bijection import Bijection, Chain, Identity, Split, Squeeze
 from stages.coupling import AffineCoupling, scale_function
 from stages.flow import Flow, check_size
+from stages.mixture import LogisticMixture, MixtureSettings, without_steps
 from stages.prior import SplitPrior
 from stages.steps import Steps
+from stages.support import PixelSupport
 
 
 def glow(
@@ -20,6 +22,8 @@ def glow(
     coupling: str = "affine",
     permutation: str = "dense",
     classes: int = 0,
+    first: MixtureSettings | None = None,
+    bits: int = 8,
 ) -> Flow:
     """A Glow for images (C, H, W) with L levels of K steps each.
 
@@ -36,10 +40,12 @@ def glow(
         coupling: ``affine`` or ``additive``.
         permutation: ``dense`` or ``lu``, the parametrisation of the 1×1 convolution.
         classes: number of classes; 0 is an unconditional flow.
+        first: a mixture of logistics comes before the levels, see `LogisticMixture`; None for none.
+        bits: n, the bits of the integers that the mixture is of.
 
     Raises:
-        InputError: if H or W is not divisible by 2^L, or for a wrong ``squish`` or
-            ``squish_range``.
+        InputError: if H or W is not divisible by 2^L, for no steps without ``first``, or for a
+            wrong ``squish`` or ``squish_range``.
 
     Example:
         >>> import torch
@@ -64,4 +70,8 @@ def glow(
         next_level = Squeeze(level(4 * (channels // 2), remaining - 1))
         return Chain(Steps([*parts, SplitPrior(channels, width)]), Split(next_level))
 
-    return Flow(Squeeze(level(4 * shape[0], levels)), shape, levels, classes)
+    support = PixelSupport(bits, relative=False)
+    mixture = LogisticMixture(support, shape[0], 0, first, classes) if first else None
+    identity = without_steps(steps, levels, first)
+    body = Identity() if identity else Squeeze(level(4 * shape[0], levels))
+    return Flow(body, shape, levels, classes, mixture=mixture)

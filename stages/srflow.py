@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from stages.actnorm import ActNormInv1x1
-from stages.bijection import Bijection, Chain, Split, Squeeze
+from stages.bijection import Bijection, Chain, Identity, Split, Squeeze
 from stages.coupling import AffineCoupling, AffineInjector, InjectorNets, scale_function
 from stages.encoder import Encoder
 from stages.errors import InputError
 from stages.flow import Flow, check_size
+from stages.mixture import LogisticMixture, MixtureSettings, without_steps
 from stages.prior import SplitPrior
 from stages.steps import Steps
+from stages.support import DetailSupport, PixelSupport, Support
 
 
 def srflow(
@@ -32,6 +34,8 @@ def srflow(
     encoder_features: int = 64,
     encoder_growth: int = 32,
     encoder_blocks: int = 23,
+    first: MixtureSettings | None = None,
+    bits: int = 8,
 ) -> Flow:
     """An SRFlow for images (C, H, W), given low-resolution images (C, H/2, W/2).
 
@@ -61,10 +65,14 @@ def srflow(
         encoder_features: channels of the encoder's trunk.
         encoder_growth: channels of each hidden convolution of a dense block.
         encoder_blocks: number of RRDB blocks of the encoder.
+        first: a mixture of logistics comes before the levels, see `LogisticMixture`; None for none.
+            Details are then (lh, and the upper and the lower row's own h), see `DetailSupport`.
+        bits: n, the bits of the integers that the mixture is of.
 
     Raises:
-        InputError: if H or W is not divisible by 2^L, for both ``details`` and ``residual``, or for
-            a wrong ``squish`` or ``squish_range``.
+        InputError: if H or W is not divisible by 2^L, for ``residual`` together with ``details`` or
+            ``first``, for no steps without ``first``, or for a wrong ``squish`` or
+            ``squish_range``.
 
     Example:
         >>> import torch
@@ -76,6 +84,8 @@ def srflow(
     check_size("SRFlow", *shape[1:], levels)
     if details and residual:
         raise InputError("details are a residual already: set residual or details, not both")
+    if first and residual:
+        raise InputError("a mixture is of integers, which a residual is not: set one of them")
     scale_fn = scale_function(squish, squish_range)
     injector_scale_fn = scale_fn if squish_injector else scale_function(0.0)
     encoder = Encoder(
@@ -100,8 +110,15 @@ def srflow(
         return Chain(Steps(parts, encoder.channels, nets), Split(next_level))
 
     channels, rows, columns = shape
+    support: Support = DetailSupport(bits) if details else PixelSupport(bits, relative=True)
+    mixture = (
+        LogisticMixture(support, channels, encoder.channels, first, classes) if first else None
+    )
     if details:
-        shape, body = (3 * channels, rows // 2, columns // 2), level(3 * channels, levels)
+        shape = (3 * channels, rows // 2, columns // 2)
+    body: Bijection
+    if without_steps(steps, levels, first):
+        body = Identity()
     else:
-        body = Squeeze(level(4 * channels, levels))
-    return Flow(body, shape, levels, classes, encoder, residual, squeezed=not details)
+        body = level(3 * channels, levels) if details else Squeeze(level(4 * channels, levels))
+    return Flow(body, shape, levels, classes, encoder, residual, not details, mixture)

@@ -39,6 +39,12 @@ class Model:
     classes: int = 0
     class_weight: float = 0.01  # λ_c
     class_loss: str = "bce"  # bce or softmax
+    first: str = "none"  # none or mixture: of logistics, between the integers and the flow steps
+    components: int = 4  # logistics of a mixture
+    colour: str = "linear"  # linear or none: how a mixture's channels depend on those before
+    order: str = "subbands"  # subbands, one given those before, or together
+    mixture_width: int = 32
+    mixture_blocks: int = 1
 
 
 @dataclass
@@ -118,6 +124,11 @@ class StageConfig:
     def upsamples(self) -> bool:
         """Whether the stage makes images from ones of half their size: an SRFlow, not a Glow."""
         return isinstance(self.model, SRFlowModel)
+
+    @property
+    def has_mixture(self) -> bool:
+        """Whether a mixture of logistics comes first."""
+        return self.model.first == "mixture"
 
     @property
     def of_details(self) -> bool:

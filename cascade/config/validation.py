@@ -16,6 +16,9 @@ CHOICES = {
     "model.coupling": ("affine", "additive"),
     "model.pyramid": ("bicubic", "haar"),
     "model.class_loss": ("bce", "softmax"),
+    "model.first": ("none", "mixture"),
+    "model.colour": ("linear", "none"),
+    "model.order": ("subbands", "together"),
     "model.permutation": ("dense", "lu"),
     "augment.scaling": ("whitened", "raw"),
     "train.optimizer": ("adamax", "adam"),
@@ -29,9 +32,12 @@ LEAST = {
     "data.bits": 1,
     "data.resize": 1,
     "model.levels": 1,
-    "model.steps": 1,
+    "model.steps": 0,
     "model.width": 1,
     "model.classes": 0,
+    "model.components": 1,
+    "model.mixture_width": 1,
+    "model.mixture_blocks": 0,
     "model.transition_steps": 0,
     "model.encoder_features": 1,
     "model.encoder_growth": 1,
@@ -64,6 +70,7 @@ MOST = {
     "model.steps": 10_000,
     "model.transition_steps": 10_000,
     "model.encoder_blocks": 10_000,
+    "model.mixture_blocks": 10_000,
     "model.classes": 2**20,
 }
 
@@ -139,6 +146,12 @@ def check(config: StageConfig) -> None:
         raise InputError("train.compile and train.memory=reversible do not go together: set one")
     if train.seconds and train.schedule == "halve":
         raise InputError("train.schedule=halve counts steps: with train.seconds use cosine")
+    if config.model.steps == 0 and (not config.has_mixture or config.model.levels > 1):
+        raise InputError(
+            "model.steps=0 leaves a mixture alone: it needs model.first=mixture and model.levels=1"
+        )
+    if config.has_mixture and getattr(config.model, "residual", False):
+        raise InputError("model.first=mixture is of integers: it needs model.residual=false")
     if train.frozen_steps > train.steps:
         raise InputError("train.frozen_steps must be at most train.steps")
     if config.model.pyramid == "haar" and getattr(config.model, "residual", False):

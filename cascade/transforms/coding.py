@@ -77,21 +77,35 @@ class Details(Coding):
     """
 
     span = 4.0
+    rows: ClassVar[bool] = False
+    reaches: ClassVar[tuple[float, ...]] = (1, 1, 2)  # of the three kinds, in y
 
     def values(self, image: Tensor) -> Tensor:
-        return haar.split(image)[1] + 2 ** (self.bits - 1)
+        return haar.split(image, self.rows)[1] + 2 ** (self.bits - 1)
 
     def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
         values = integers(y, self.bits)
         assert low is not None  # no base is made of details
-        image = haar.join(low, values - 2 ** (self.bits - 1), self.bits)
+        image = haar.join(low, values - 2 ** (self.bits - 1), self.bits, self.rows)
         return image, _changed(self.values(image), values, y)
 
     def out_of_range(self, y: Tensor) -> Tensor:
-        lh, hl, hh = y.chunk(3, dim=1)
-        return torch.stack([_out_of_range(lh, 1), _out_of_range(hl, 1), _out_of_range(hh, 2)]).amax(
-            0
-        )
+        worst = [
+            _out_of_range(part, reach)
+            for part, reach in zip(y.chunk(3, dim=1), self.reaches, strict=True)
+        ]
+        return torch.stack(worst).amax(0)
+
+
+class RowDetails(Details):
+    """Details as lh and each row's own h, in an order in which every one's range is known.
+
+    What a mixture is of, see `stages.support.DetailSupport`: all within ±1 of y.
+    """
+
+    span = 2.0
+    rows = True
+    reaches = (1, 1, 1)
 
 
 def _changed(one: Tensor, two: Tensor, y: Tensor) -> Tensor:
@@ -106,4 +120,6 @@ def _out_of_range(y: Tensor, reach: float) -> Tensor:
 
 def coding(config: StageConfig) -> Coding:
     """What a stage of this configuration models."""
-    return (Details if config.of_details else Pixels)(config.data.bits)
+    if not config.of_details:
+        return Pixels(config.data.bits)
+    return (RowDetails if config.has_mixture else Details)(config.data.bits)

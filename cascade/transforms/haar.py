@@ -12,48 +12,48 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stages.support import reach, unlift
+
 
 def _lift(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return (a + b) >> 1, a - b
 
 
-def _unlift(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    a = low + ((high + 1) >> 1)
-    return a, a - high
-
-
 def _within_reach(high: Tensor, low: Tensor, bits: int) -> Tensor:
-    """``high`` clipped to ±min(2l + 1, 2(2ⁿ − 1 − l)): then both values of the pair fit n bits."""
-    reach = torch.minimum(2 * low + 1, 2 * (2**bits - 1 - low))
-    return high.clamp(-reach, reach)
+    """``high`` clipped to ± `reach`: then both values of the pair fit n bits."""
+    largest = reach(low, bits)
+    return high.clamp(-largest, largest)
 
 
-def split(image: Tensor) -> tuple[Tensor, Tensor]:
+def split(image: Tensor, rows: bool = False) -> tuple[Tensor, Tensor]:
     """An image (…, C, 2h, 2w) of integers → low uint8 (…, C, h, w), details int16 (…, 3C, h, w).
 
-    Details hold lh (rows' means, change down the columns), hl and hh of all channels, in turn.
+    Details hold lh (rows' means, change down the columns), hl and hh of all channels, in turn; or,
+    by ``rows``, lh and the upper and the lower row's own h, of which hl and hh are the transform.
     """
     x = image.to(torch.int32)
     low, high = _lift(x[..., 0::2], x[..., 1::2])
     ll, lh = _lift(low[..., 0::2, :], low[..., 1::2, :])
-    hl, hh = _lift(high[..., 0::2, :], high[..., 1::2, :])
-    return ll.to(torch.uint8), torch.cat([lh, hl, hh], dim=-3).to(torch.int16)
+    pair = high[..., 0::2, :], high[..., 1::2, :]
+    details = torch.cat([lh, *(pair if rows else _lift(*pair))], dim=-3)
+    return ll.to(torch.uint8), details.to(torch.int16)
 
 
-def join(low: Tensor, details: Tensor, bits: int = 8) -> Tensor:
+def join(low: Tensor, details: Tensor, bits: int = 8, rows: bool = False) -> Tensor:
     """The image uint8 (…, C, 2h, 2w) of a low image and details: the inverse of `split`.
 
     Details that would leave 0..2ⁿ−1 are clipped, pair by pair, so that the image's low image is
     always ``low``; valid ones are never changed.
     """
     ll = low.to(torch.int32)
-    lh, hl, hh = details.to(torch.int32).chunk(3, dim=-3)
-    lows = _unlift(ll, _within_reach(lh, ll, bits))
-    rows = []
-    for row_low, row_high in zip(lows, _unlift(hl, hh), strict=True):
-        pair = _unlift(row_low, _within_reach(row_high, row_low, bits))
-        rows.append(torch.stack(pair, dim=-1).flatten(-2))
-    return torch.stack(rows, dim=-2).flatten(-3, -2).to(torch.uint8)
+    lh, *pair = details.to(torch.int32).chunk(3, dim=-3)
+    lows = unlift(ll, _within_reach(lh, ll, bits))
+    highs = pair if rows else unlift(*pair)
+    lines = []
+    for row_low, row_high in zip(lows, highs, strict=True):
+        pair = unlift(row_low, _within_reach(row_high, row_low, bits))
+        lines.append(torch.stack(list(pair), dim=-1).flatten(-2))
+    return torch.stack(lines, dim=-2).flatten(-3, -2).to(torch.uint8)
 
 
 def halve(image: Tensor, bits: int = 8) -> Tensor:

@@ -1,0 +1,134 @@
+"""Which integers an image can have: the range of each value, given those that came before it.
+
+A detail's range follows from the S-transform of a pair of integers (a, b), l = ⌊(a + b)/2⌋ and
+h = a − b: both are in 0..2ⁿ−1 where |h| ≤ min(2l + 1, 2(2ⁿ − 1 − l)). Source: Said and Pearlman, An
+image multiresolution representation for lossless and lossy compression (1996),
+https://doi.org/10.1109/83.535842
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def unlift(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The pair (a, b) of l and h, all of an integer type."""
+    a = low + ((high + 1) >> 1)
+    return a, a - high
+
+
+def reach(low: Tensor, bits: int) -> Tensor:
+    """The largest |h| that a pair of n-bit values with this l can have."""
+    return torch.minimum(2 * low + 1, 2 * (2**bits - 1 - low))
+
+
+def upsampled(low: Tensor) -> Tensor:
+    """Bicubic interpolation (a = −0.5) of low images: (B, C, h, w) → (B, C, 2h, 2w)."""
+    return F.interpolate(low, scale_factor=2, mode="bicubic", antialias=True)
+
+
+class Support(ABC):
+    """The order in which values are modelled, group after group, and the range of each.
+
+    Values t (B, groups·C, h, w) are integers and a part of one, v + u, where the middle of the
+    range of pixels, 2ⁿ⁻¹, is 0. Low images (B, C, h, w) are floats in [−½, ½), as a flow has them.
+
+    Args:
+        bits: n.
+    """
+
+    groups: int
+    doublings: int  # ranges have at most 2 to the power of this many values
+    relative: bool  # whether values are near what `anchors` gives
+
+    def __init__(self, bits: int):
+        self.bits = bits
+
+    @abstractmethod
+    def split(self, values: Tensor) -> list[Tensor]:
+        """The groups (B, C, h, w), in their order."""
+
+    @abstractmethod
+    def join(self, groups: Sequence[Tensor]) -> Tensor:
+        """The inverse of `split`."""
+
+    @abstractmethod
+    def bounds(
+        self, known: Sequence[Tensor], low: Tensor | None, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The least and the greatest value of the next group, given those before it.
+
+        They are (B, C, h, w), or (), on the device of ``like``.
+        """
+
+    @abstractmethod
+    def anchors(self, low: Tensor | None) -> list[Any]:
+        """What each group's values are near, (B, C, h, w) or a number."""
+
+
+class PixelSupport(Support):
+    """Pixels, squeezed: the four pixels of each 2×2 block one after the other, all in one range."""
+
+    groups = 4
+
+    def __init__(self, bits: int, relative: bool):
+        super().__init__(bits)
+        self.doublings, self.relative = bits, relative
+
+    def split(self, values: Tensor) -> list[Tensor]:
+        return list(values.unflatten(1, (-1, 4)).unbind(2))
+
+    def join(self, groups: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(groups), dim=2).flatten(1, 2)
+
+    def bounds(
+        self, known: Sequence[Tensor], low: Tensor | None, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        half = like.new_full((), 2.0 ** (self.bits - 1), dtype=torch.float32)
+        return -half, half - 1
+
+    def anchors(self, low: Tensor | None) -> list[Any]:
+        if not self.relative:
+            return [0.0] * 4
+        assert low is not None  # or there is nothing to be near to
+        return self.split(F.pixel_unshuffle(upsampled(low) * 2**self.bits, 2))
+
+
+class DetailSupport(Support):
+    """Haar details: the row means' lh, then the upper and the lower row's own h.
+
+    Each is within its pair's reach, which the values before it determine. (In the coordinates lh,
+    hl, hh the range of one value would depend on the others.)
+    """
+
+    groups = 3
+    relative = True
+
+    def __init__(self, bits: int):
+        super().__init__(bits)
+        self.doublings = bits + 1
+
+    def split(self, values: Tensor) -> list[Tensor]:
+        return list(values.chunk(3, dim=1))
+
+    def join(self, groups: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(groups), dim=1)
+
+    def bounds(
+        self, known: Sequence[Tensor], low: Tensor | None, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        assert low is not None  # or there are no details
+        mean = torch.floor((low + 0.5) * 2**self.bits).to(torch.int32)
+        if known:
+            mean = unlift(mean, known[0].to(torch.int32))[len(known) - 1]
+        largest = reach(mean, self.bits).to(low.dtype)
+        return -largest, largest
+
+    def anchors(self, low: Tensor | None) -> list[Any]:
+        return [0.0] * 3
