@@ -80,6 +80,11 @@ class Cascade(nn.Module):
         self.shape = stages[-1].shape
 
     @property
+    def bounded(self) -> bool:
+        """Whether all stages make nothing but values that images have, so that none is clipped."""
+        return all(stage.flow.bounded for stage in self.stages)
+
+    @property
     def named_classes(self) -> list[str]:
         """Names of the classes that training knew, in the order of labels; [] if it knew none."""
         return next((stage.record.classes for stage in self.stages if stage.classes), [])
@@ -261,7 +266,8 @@ class Cascade(nn.Module):
         for i, stage, high, low in self.climb(images):
             density = partial(stage.run, stage.flow.class_log_probs, low=low)
             dequantised = partial(stage.coding.dequantise, high, seed, i)
-            result = class_columns(density, dequantised, samples, self.bits)
+            draws = 1 if stage.flow.exact else samples
+            result = class_columns(density, dequantised, draws, self.bits)
             for row in (~result.isfinite().all(1)).nonzero().flatten().tolist():
                 raise NotFinite(row, stage.name, self._layer_at_fault(stage, high, low, row))
             columns.append(result)
@@ -277,6 +283,8 @@ class Cascade(nn.Module):
             posterior,
             self.pyramid,
             self.bits,
+            [stage.name for stage in self.stages if not stage.flow.exact],
+            self.bounded,
         )
 
     def check_samples(self, num: int = 64, seed: int = 0) -> SampleCheck:

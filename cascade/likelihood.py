@@ -18,21 +18,15 @@ from torch import Tensor
 from cascade.transforms.dequantise import bits_per_dim, log_volume
 from cascade.transforms.pyramid import halve
 
-ONE_STAGE = (
-    "The figure is a lower bound on log P(image), so bits/dim is an upper bound: dequantisation "
-    "is bounded."
+BOUND = "so the figure is a lower bound on log P(image), and bits/dim is an upper bound"
+CLIPPED = (
+    "That holds for the model of all integers, images or not. The sampler draws from another "
+    "distribution: it clips what no image can be, in as many samples as the line above says, and so "
+    "adds mass to images at the border. For it, too, the figure is a lower bound on log P(image)."
 )
-BICUBIC = (
-    "The composed figure is a lower bound on log P(image), so bits/dim is an upper bound: each "
-    "stage's dequantisation is bounded, and the stages' sum counts one path through the pyramid, "
-    "while a stage also gives mass to images whose downsampling is not its input."
-)
-HAAR = (
-    "The stages' sum is log P(image) itself, up to dequantisation: each stage's is bounded, so "
-    "bits/dim is an upper bound. That holds for the model of all integers, images or not. The "
-    "sampler draws from another distribution: it clips what no image can be, in as many samples as "
-    "the line above says, and so adds mass to images at the border. For it, too, the figure is a "
-    "lower bound on log P(image)."
+UNCLIPPED = (
+    "It is of the distribution that is sampled at temperature 1, over images alone: nothing is "
+    "clipped."
 )
 
 
@@ -148,7 +142,9 @@ class Report:
 
     ``sizes`` are the stages' numbers of dimensions, ``dimensions`` is the full image's. ``bpd``
     divides the summed nats once by the latter; a stage's own bpd divides by its own dimensions, its
-    share by the full image's, so that shares add up to ``bpd``.
+    share by the full image's, so that shares add up to ``bpd``. ``dequantised`` names the stages
+    whose density is of dequantised values, None for all; the others give integers probabilities.
+    ``bounded`` says whether all stages make nothing but values that images have.
     """
 
     names: list[str]
@@ -158,6 +154,8 @@ class Report:
     posterior: Tensor | None
     pyramid: str = "bicubic"
     bits: int = 8
+    dequantised: Sequence[str] | None = None
+    bounded: bool = False
 
     @property
     def image_bpd(self) -> Tensor:
@@ -197,9 +195,20 @@ class Report:
     @property
     def statement(self) -> str:
         """What the figure is, to be said wherever it is printed."""
-        if len(self.names) == 1:
-            return ONE_STAGE
-        return HAAR if self.pyramid == "haar" else BICUBIC
+        names = self.names if self.dequantised is None else self.dequantised
+        if len(self.names) > 1 and self.pyramid == "bicubic":
+            first = (
+                f"The dequantisation of {', '.join(names)} is bounded, and the" if names else "The"
+            )
+            return (
+                f"{first} stages' sum counts one path through the pyramid, while a stage also gives "
+                f"mass to images whose downsampling is not its input, {BOUND}."
+            )
+        whose = "The figure" if len(self.names) == 1 else "The stages' sum"
+        text = f"{whose} is log P(image) itself"
+        if names:
+            text += f", but for the dequantisation of {', '.join(names)}, which is bounded, {BOUND}"
+        return f"{text}. {UNCLIPPED if self.bounded else CLIPPED}"
 
     def accuracy(self, labels: Tensor) -> float | None:
         """Share of images whose most likely class is their label, where classes were summed."""

@@ -304,6 +304,10 @@ class LogisticMixture(Bijection):
         joined = self.support.join(z)
         return joined, self._log_det(joined, self.support.join(masses))
 
+    def centred(self, x: Tensor) -> Tensor:
+        """x with all values in the middle of their bins."""
+        return ((x * 2**self.support.bits).floor() + 0.5) / 2**self.support.bits
+
     def log_prob(self, x: Tensor, cond: Cond) -> Tensor:
         """The log-density of x (B,) in nats where z is modelled as N(0, I); u does not enter."""
         whole = (x * 2**self.support.bits).floor()

@@ -61,7 +61,8 @@ def main() -> None:
     if args.json:
         cli.write_json(result, args.json)
     cli.say(f"{args.out}: {args.num} samples, {speed:.1f} images/s, {failed} not finite")
-    cli.say(clip_line(clipped))
+    if not cascade.bounded:
+        cli.say(clip_line(clipped))
 
 
 def parse() -> argparse.Namespace:

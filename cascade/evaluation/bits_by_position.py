@@ -14,6 +14,7 @@ from cascade.chain import Cascade
 from stages import Bijection, Flow
 from stages.bijection import split
 from stages.coupling import AffineCoupling, AffineInjector
+from stages.mixture import LogisticMixture
 from stages.prior import ClassPrior
 
 
@@ -30,6 +31,8 @@ def _by_position(module: nn.Module, x: Tensor, cond: Any, log_det: Tensor) -> Te
     """
     if isinstance(module, AffineInjector):
         return cond[1].log().sum(1)
+    if isinstance(module, LogisticMixture):
+        return module.by_value(x, cond)[1].sum(1)
     if isinstance(module, AffineCoupling):
         return module._shift_scale(split(x)[0], cond)[1].log().sum(1)
     height, width = x.shape[2:]

@@ -24,8 +24,9 @@ from stages import Bijection, Flow
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Cond, split
 from stages.coupling import AffineCoupling, AffineInjector
+from stages.mixture import LogisticMixture
 
-ELEMENTARY = (ActNormInv1x1, AffineCoupling, AffineInjector)  # so is a SplitPrior
+ELEMENTARY = (ActNormInv1x1, AffineCoupling, AffineInjector, LogisticMixture)  # and SplitPrior
 JACOBIAN_SIDE = 64  # C·h·w of the crop whose Jacobian is compared
 
 # A layer's numbers are about as large as one. Half the bin of an 8-bit value is 2e-3 of the range;
@@ -40,7 +41,8 @@ EARLIER = "go back to earlier weights, with a smaller train.lr"
 class LayerCheck:
     """One elementary bijection, on what it was given while images were encoded.
 
-    ``round_trip`` is max |inverse(forward(x)) − x| / max |x| in the stage's own precision;
+    ``round_trip`` is max |inverse(forward(x)) − x| / max |x| in the stage's own precision, of a
+    mixture's x the integers alone (an unlikely one's bin is but a few steps of float32 wide);
     ``log_det_error`` |log_det − log |det J|| in nats a dimension, in float64, on a small crop;
     ``condition`` the largest over the smallest factor by which the layer stretches: singular
     values of a 1×1, scales met by the others. What is not a number counts as infinite.
@@ -228,12 +230,14 @@ def _visit(flow: Flow, *inputs: Any) -> tuple[dict[str, _Visit], Tensor]:
 def _check_layer(name: str, visit: _Visit) -> LayerCheck:
     layer, x, cond, z = visit.layer, visit.x, visit.cond, visit.z
     back = _or_nan(lambda: layer.inverse(z, cond)[0])
-    scales = _or_nan(lambda: _scales(layer, x, cond))
+    if isinstance(layer, LogisticMixture):
+        x, back = layer.centred(x), layer.centred(back)
+    scales = _or_nan(lambda: _scales(layer, visit.x, cond))
     return LayerCheck(
         name,
         type(layer).__name__,
         _number((back - x).abs().max() / x.abs().max().clamp(min=1e-12)),
-        _number(_or_nan(lambda: _log_det_error(layer, x, cond))),
+        _number(_or_nan(lambda: _log_det_error(layer, visit.x, cond))),
         _number(scales.max() / scales.min()),
         _finite(x, *cond),
         _finite(z, visit.log_det),
@@ -246,6 +250,8 @@ def _scales(layer: Any, x: Tensor, cond: Cond) -> Tensor:
         return torch.linalg.svdvals(layer.affine_constants([layer])[0][0].double())
     if isinstance(layer, AffineInjector):
         return cond[1]
+    if isinstance(layer, LogisticMixture):
+        return layer.by_value(x, cond)[1].exp()
     return layer._shift_scale(split(x)[0], cond)[1]
 
 

@@ -52,7 +52,8 @@ def reconstructions(
     lower, image = levels[stage : stage + 2]
     model = cascade.stages[stage]
     if scaling == "raw":
-        model, labels = model.replace(flow=without_priors(model.flow)), None
+        model = model.replace(flow=without_priors(model.flow))
+        labels = labels if model.flow.classes else None
     noise = normal_noise(image, model.flow.shape, seed, stage, draw=0)
     shown, distance, exploded = [], [], []
     for sigma in sigmas:

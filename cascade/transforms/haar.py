@@ -46,13 +46,13 @@ def join(low: Tensor, details: Tensor, bits: int = 8, rows: bool = False) -> Ten
     always ``low``; valid ones are never changed.
     """
     ll = low.to(torch.int32)
-    lh, *pair = details.to(torch.int32).chunk(3, dim=-3)
+    lh, upper, lower = details.to(torch.int32).chunk(3, dim=-3)
     lows = unlift(ll, _within_reach(lh, ll, bits))
-    highs = pair if rows else unlift(*pair)
+    highs = (upper, lower) if rows else unlift(upper, lower)
     lines = []
     for row_low, row_high in zip(lows, highs, strict=True):
         pair = unlift(row_low, _within_reach(row_high, row_low, bits))
-        lines.append(torch.stack(list(pair), dim=-1).flatten(-2))
+        lines.append(torch.stack(pair, dim=-1).flatten(-2))
     return torch.stack(lines, dim=-2).flatten(-3, -2).to(torch.uint8)
 
 

@@ -53,7 +53,8 @@ def show_report(report: Report, drawn: SampleCheck, result: dict[str, Any]) -> N
             f"{results['mean']:.2f} of {2**report.bits} grey levels on average, "
             f"{results['worst']:.0f} at worst, {results['exact']:.1%} of values exact"
         )
-    say(clip_line(drawn.clip_rates))
+    if not report.bounded:
+        say(clip_line(drawn.clip_rates))
     say(report.statement)
 
 
