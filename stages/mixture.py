@@ -256,6 +256,8 @@ class LogisticMixture(Bijection):
         width = settings.width
         self.project = nn.Conv2d(features or 2, len(shapes) * width, 3, padding=1)
         self.labels: Any = nn.Embedding(classes, len(shapes) * width) if classes else None
+        if classes:
+            nn.init.zeros_(self.labels.weight)
         self.nets = nn.ModuleList(ParameterNet(v, width, settings.blocks, o) for v, o in shapes)
         places, full = (torch.arange(count) + 0.5) / count, 2.0**support.bits
         if support.relative:  # from as narrow as a bin to as wide as a fair part of the range
