@@ -15,7 +15,13 @@ from cascade.utils.tensors import OTHER, kinds, load_weights
 from cascade.utils.yaml_files import first_line
 from stages import Flow, InputError, glow, srflow
 
-DEPTHS = ("levels", "steps", "transition_steps", "encoder_blocks")  # at most a tensor each
+DEPTHS = (
+    "levels",
+    "steps",
+    "transition_steps",
+    "encoder_blocks",
+    "dequantise_steps",
+)  # at most a tensor each
 WIDTHS = ("width", "classes", "encoder_features", "encoder_growth")  # at most a value each
 NOT_OF_THE_FLOW = ("kind", "pyramid", "class_weight", "class_loss")
 
@@ -53,6 +59,7 @@ def _built(config: StageConfig) -> Flow:
     model, data = config.model, config.data
     options = {f.name: getattr(model, f.name) for f in fields(model)}
     options = {key: value for key, value in options.items() if key not in NOT_OF_THE_FLOW}
+    options["bits"] = data.bits
     shape = (data.channels, data.size, data.size)
     if config.upsamples:
         told = config.augment.condition

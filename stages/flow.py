@@ -48,6 +48,9 @@ class Flow(nn.Module):
             (of the same size if the images are Haar details); None is an unconditional flow.
         residual: the body models the image minus the upsampled low image.
         squeezed: whether the first level begins with a squeeze.
+        dequantiser: T, which moves each value within the bin of its integer (`Dequantiser`), before
+            anything else; None leaves it where it is. With T, log p(x) is log p(T(x)) +
+            log |det ∂T/∂x|.
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class Flow(nn.Module):
         encoder: Encoder | None = None,
         residual: bool = False,
         squeezed: bool = True,
+        dequantiser: Bijection | None = None,
     ):
         super().__init__()
         self.shape = shape
         self.levels = levels
         self.squeezed = squeezed
         self.classes = classes
+        self.dequantiser = dequantiser or Identity()
         self.body = body
         self.encoder: Any = encoder  # or None
         self.residual = residual
@@ -104,10 +109,12 @@ class Flow(nn.Module):
         return upsampled(low[:, : self.shape[0]]) if self.residual else 0.0
 
     def _latent(self, x: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The output of the body, before `ClassPrior`, and the log-determinant of the body."""
+        """The output of the body, before `ClassPrior`, and the log-determinant up to there."""
         condition = self._condition(low)
+        x, moved = self.dequantiser(x, condition)
         x = (x - self._offset(low)).contiguous(memory_format=torch.channels_last)
-        return self.body(x, condition)
+        z, log_det = self.body(x, condition)
+        return z, log_det + moved
 
     def _split_latents(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
         return split_latents(z, self.levels, self.squeezed)
@@ -146,11 +153,12 @@ class Flow(nn.Module):
                 self.prior.inverse(top, self._required(label)), rest, self.squeezed
             )
         noise = noise.contiguous(memory_format=torch.channels_last)
-        x, _ = self.body.inverse(noise, self._condition(low))
-        if not self.residual:
-            return x
-        (offset,) = repeat_condition((self._offset(low),), x)
-        return x + offset
+        condition = self._condition(low)
+        x, _ = self.body.inverse(noise, condition)
+        if self.residual:
+            (offset,) = repeat_condition((self._offset(low),), x)
+            x = x + offset
+        return self.dequantiser.inverse(x, condition)[0]
 
     def sample(
         self, noise: Tensor, low: Tensor | None = None, label: Tensor | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection, Chain, Split, Squeeze
 from stages.coupling import AffineCoupling, scale_function
+from stages.dequantise import dequantiser
 from stages.flow import Flow, check_size
 from stages.prior import SplitPrior
 from stages.steps import Steps
@@ -20,6 +21,9 @@ def glow(
     coupling: str = "affine",
     permutation: str = "dense",
     classes: int = 0,
+    dequantise: str = "uniform",
+    dequantise_steps: int = 4,
+    bits: int = 8,
 ) -> Flow:
     """A Glow for images (C, H, W) with L levels of K steps each.
 
@@ -36,10 +40,13 @@ def glow(
         coupling: ``affine`` or ``additive``.
         permutation: ``dense`` or ``lu``, the parametrisation of the 1×1 convolution.
         classes: number of classes; 0 is an unconditional flow.
+        dequantise: ``uniform`` or ``variational``, see `dequantiser`.
+        dequantise_steps: couplings of a variational dequantisation.
+        bits: n of the integers v that a variational dequantisation reads, y = (v + u)/2ⁿ − ½.
 
     Raises:
-        InputError: if H or W is not divisible by 2^L, or for a wrong ``squish`` or
-            ``squish_range``.
+        InputError: if H or W is not divisible by 2^L, or for a wrong ``squish``, ``squish_range``
+            or ``dequantise``.
 
     Example:
         >>> import torch
@@ -64,4 +71,7 @@ def glow(
         next_level = Squeeze(level(4 * (channels // 2), remaining - 1))
         return Chain(Steps([*parts, SplitPrior(channels, width)]), Split(next_level))
 
-    return Flow(Squeeze(level(4 * shape[0], levels)), shape, levels, classes)
+    channels = 4 * shape[0]
+    body = Squeeze(level(channels, levels))
+    bins = dequantiser(dequantise, channels, width, bits, dequantise_steps)
+    return Flow(body, shape, levels, classes, dequantiser=bins)

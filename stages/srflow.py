@@ -5,6 +5,7 @@ from __future__ import annotations
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection, Chain, Split, Squeeze
 from stages.coupling import AffineCoupling, AffineInjector, InjectorNets, scale_function
+from stages.dequantise import dequantiser
 from stages.encoder import Encoder
 from stages.errors import InputError
 from stages.flow import Flow, check_size
@@ -32,6 +33,9 @@ def srflow(
     encoder_features: int = 64,
     encoder_growth: int = 32,
     encoder_blocks: int = 23,
+    dequantise: str = "uniform",
+    dequantise_steps: int = 4,
+    bits: int = 8,
 ) -> Flow:
     """An SRFlow for images (C, H, W), given low-resolution images (C, H/2, W/2).
 
@@ -61,10 +65,13 @@ def srflow(
         encoder_features: channels of the encoder's trunk.
         encoder_growth: channels of each hidden convolution of a dense block.
         encoder_blocks: number of RRDB blocks of the encoder.
+        dequantise: ``uniform`` or ``variational``, see `dequantiser`.
+        dequantise_steps: couplings of a variational dequantisation.
+        bits: n of the integers v that a variational dequantisation reads, y = (v + u)/2ⁿ − ½.
 
     Raises:
         InputError: if H or W is not divisible by 2^L, for both ``details`` and ``residual``, or for
-            a wrong ``squish`` or ``squish_range``.
+            a wrong ``squish``, ``squish_range`` or ``dequantise``.
 
     Example:
         >>> import torch
@@ -101,7 +108,12 @@ def srflow(
 
     channels, rows, columns = shape
     if details:
-        shape, body = (3 * channels, rows // 2, columns // 2), level(3 * channels, levels)
+        channels = 3 * channels
+        shape, body = (channels, rows // 2, columns // 2), level(channels, levels)
     else:
-        body = Squeeze(level(4 * channels, levels))
-    return Flow(body, shape, levels, classes, encoder, residual, squeezed=not details)
+        channels = 4 * channels
+        body = Squeeze(level(channels, levels))
+    bins = dequantiser(
+        dequantise, channels, width, bits, dequantise_steps, encoder.channels, not details
+    )
+    return Flow(body, shape, levels, classes, encoder, residual, not details, bins)

@@ -39,6 +39,8 @@ class Model:
     classes: int = 0
     class_weight: float = 0.01  # λ_c
     class_loss: str = "bce"  # bce or softmax
+    dequantise: str = "uniform"  # uniform or variational: noise within the bins learned
+    dequantise_steps: int = 4  # couplings of a variational one
 
 
 @dataclass

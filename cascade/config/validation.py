@@ -17,6 +17,7 @@ CHOICES = {
     "model.pyramid": ("bicubic", "haar"),
     "model.class_loss": ("bce", "softmax"),
     "model.permutation": ("dense", "lu"),
+    "model.dequantise": ("uniform", "variational"),
     "augment.scaling": ("whitened", "raw"),
     "train.optimizer": ("adamax", "adam"),
     "train.schedule": ("constant", "halve", "cosine"),
@@ -33,6 +34,7 @@ LEAST = {
     "model.width": 1,
     "model.classes": 0,
     "model.transition_steps": 0,
+    "model.dequantise_steps": 1,
     "model.encoder_features": 1,
     "model.encoder_growth": 1,
     "model.encoder_blocks": 1,
@@ -63,6 +65,7 @@ MOST = {
     "model.levels": 16,
     "model.steps": 10_000,
     "model.transition_steps": 10_000,
+    "model.dequantise_steps": 10_000,
     "model.encoder_blocks": 10_000,
     "model.classes": 2**20,
 }
