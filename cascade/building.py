@@ -21,6 +21,7 @@ DEPTHS = (
     "transition_steps",
     "encoder_blocks",
     "mixture_blocks",
+    "dequantise_steps",
 )  # at most a tensor each
 WIDTHS = (  # at most a value each
     "width",

@@ -201,8 +201,8 @@ class Report:
                 f"The dequantisation of {', '.join(names)} is bounded, and the" if names else "The"
             )
             return (
-                f"{first} stages' sum counts one path through the pyramid, while a stage also gives "
-                f"mass to images whose downsampling is not its input, {BOUND}."
+                f"{first} stages' sum counts one path through the pyramid, while a stage also "
+                f"gives mass to images whose downsampling is not its input, {BOUND}."
             )
         whose = "The figure" if len(self.names) == 1 else "The stages' sum"
         text = f"{whose} is log P(image) itself"

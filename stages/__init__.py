@@ -17,6 +17,7 @@ from stages.bijection import (
     split_latents,
 )
 from stages.coupling import AffineCoupling, AffineInjector, InjectorNets, scale_function
+from stages.dequantise import Dequantiser
 from stages.encoder import Encoder
 from stages.errors import InputError, InputWarning, ReportedElsewhere
 from stages.flow import Flow, StageLoss
@@ -35,6 +36,7 @@ __all__ = [
     "Chain",
     "ClassPrior",
     "Cond",
+    "Dequantiser",
     "Encoder",
     "Flow",
     "Identity",

@@ -57,6 +57,9 @@ class Flow(nn.Module):
             (of the same size if the images are Haar details); None is an unconditional flow.
         residual: the body models the image minus the upsampled low image.
         squeezed: whether the first level begins with a squeeze.
+        dequantiser: T, which moves each value within the bin of its integer (`Dequantiser`), before
+            anything else; None leaves it where it is. With T, log p(x) is log p(T(x)) +
+            log |det ∂T/∂x|.
         mixture: comes before the body, at the resolution of its first level; None for none.
     """
 
@@ -69,6 +72,7 @@ class Flow(nn.Module):
         encoder: Encoder | None = None,
         residual: bool = False,
         squeezed: bool = True,
+        dequantiser: Bijection | None = None,
         mixture: LogisticMixture | None = None,
     ):
         super().__init__()
@@ -76,6 +80,7 @@ class Flow(nn.Module):
         self.levels = levels
         self.squeezed = squeezed
         self.classes = classes
+        self.dequantiser = dequantiser or Identity()
         self.body = body
         self.encoder: Any = encoder  # or None
         self.residual = residual
@@ -131,13 +136,16 @@ class Flow(nn.Module):
         return upsampled(low[:, : self.shape[0]]) if self.residual else 0.0
 
     def _latent(self, x: Tensor, low: Tensor | None, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The output of the body, before `ClassPrior`, and the log-determinant so far."""
+        """The output of the body, before `ClassPrior`, and the log-determinant up to there."""
         condition = self._condition(low)
+        x, moved = self.dequantiser(x, condition)
         if self.mixture is not None:
-            hidden = self._hidden(condition, x)
-            return self._through_mixture(x, condition, self._given(hidden, x, low, label))
+            given = self._given(self._hidden(condition, x), x, low, label)
+            z, log_det = self._through_mixture(x, condition, given)
+            return z, log_det + moved
         x = (x - self._offset(low)).contiguous(memory_format=torch.channels_last)
-        return self.body(x, condition)
+        z, log_det = self.body(x, condition)
+        return z, log_det + moved
 
     def _through_mixture(
         self, x: Tensor, condition: tuple[Tensor, ...], given: Cond
@@ -205,11 +213,11 @@ class Flow(nn.Module):
         x, _ = self.body.inverse(noise, condition)
         if self.mixture is not None:
             given = self._given(self._hidden(condition, x), x, low, label)
-            return self._from_level(self.mixture.inverse(self._to_level(x), given)[0])
-        if not self.residual:
-            return x
-        (offset,) = repeat_condition((self._offset(low),), x)
-        return x + offset
+            x = self._from_level(self.mixture.inverse(self._to_level(x), given)[0])
+        if self.residual:
+            (offset,) = repeat_condition((self._offset(low),), x)
+            x = x + offset
+        return self.dequantiser.inverse(x, condition)[0]
 
     def sample(
         self, noise: Tensor, low: Tensor | None = None, label: Tensor | None = None
@@ -273,6 +281,7 @@ class Flow(nn.Module):
 
     def _mixture_log_probs(self, x: Tensor, low: Tensor | None) -> Tensor:
         condition = self._condition(low)
+        x, moved = self.dequantiser(x, condition)
         hidden = self._hidden(condition, x)
         columns = []
         for y in range(self.classes):
@@ -281,7 +290,7 @@ class Flow(nn.Module):
                 columns.append(self.mixture.log_prob(self._to_level(x), given))
             else:
                 z, log_det = self._through_mixture(x, condition, given)
-                columns.append(log_normal(z) + log_det)
+                columns.append(log_normal(z) + log_det + moved)
         return torch.stack(columns, dim=1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection, Chain, Identity, Split, Squeeze
 from stages.coupling import AffineCoupling, scale_function
+from stages.dequantise import dequantiser
 from stages.flow import Flow, check_size
 from stages.mixture import LogisticMixture, MixtureSettings, without_steps
 from stages.prior import SplitPrior
@@ -23,6 +24,8 @@ def glow(
     permutation: str = "dense",
     classes: int = 0,
     first: MixtureSettings | None = None,
+    dequantise: str = "uniform",
+    dequantise_steps: int = 4,
     bits: int = 8,
 ) -> Flow:
     """A Glow for images (C, H, W) with L levels of K steps each.
@@ -41,11 +44,13 @@ def glow(
         permutation: ``dense`` or ``lu``, the parametrisation of the 1×1 convolution.
         classes: number of classes; 0 is an unconditional flow.
         first: a mixture of logistics comes before the levels, see `LogisticMixture`; None for none.
-        bits: n, the bits of the integers that the mixture is of.
+        dequantise: ``uniform`` or ``variational``, see `dequantiser`.
+        dequantise_steps: couplings of a variational dequantisation.
+        bits: n of the integers v that these read, y = (v + u)/2ⁿ − ½.
 
     Raises:
         InputError: if H or W is not divisible by 2^L, for no steps without ``first``, or for a
-            wrong ``squish`` or ``squish_range``.
+            wrong ``squish``, ``squish_range`` or ``dequantise``.
 
     Example:
         >>> import torch
@@ -70,8 +75,10 @@ def glow(
         next_level = Squeeze(level(4 * (channels // 2), remaining - 1))
         return Chain(Steps([*parts, SplitPrior(channels, width)]), Split(next_level))
 
+    channels = 4 * shape[0]
     support = PixelSupport(bits, relative=False)
     mixture = LogisticMixture(support, shape[0], 0, first, classes) if first else None
-    identity = without_steps(steps, levels, first)
-    body = Identity() if identity else Squeeze(level(4 * shape[0], levels))
-    return Flow(body, shape, levels, classes, mixture=mixture)
+    alone = without_steps(steps, levels, first)
+    body: Bijection = Identity() if alone else Squeeze(level(channels, levels))
+    bins = dequantiser(dequantise, channels, width, bits, dequantise_steps)
+    return Flow(body, shape, levels, classes, dequantiser=bins, mixture=mixture)

@@ -217,8 +217,8 @@ class LogisticMixture(Bijection):
 
     F is the distribution function of a discretized mixture of logistics within the bounds of v, and
     P(v) = F(v + 1) − F(v). So the inverse maps all real z to values that images have. Within a bin
-    Φ(z) is linear in u; log_det = Σ [log P(v) + n·log 2 − log φ(z)]. Where z is modelled as N(0, I),
-    the density of y is therefore that of a probability P(v) spread evenly over v's bin.
+    Φ(z) is linear in u; log_det = Σ [log P(v) + n·log 2 − log φ(z)]. Where z is modelled as
+    N(0, I), the density of y is therefore that of a probability P(v) spread evenly over v's bin.
 
     Nets predict the mixtures from features, from the label and from the integers of the groups
     before, never from u. Values beyond the bounds count as the nearest ones within.
@@ -255,8 +255,9 @@ class LogisticMixture(Bijection):
             shapes = [(0, support.groups * outputs)]
         width = settings.width
         self.project = nn.Conv2d(features or 2, len(shapes) * width, 3, padding=1)
-        self.labels: Any = nn.Embedding(classes, len(shapes) * width) if classes else None
+        self.labels: Any = None
         if classes:
+            self.labels = nn.Embedding(classes, len(shapes) * width)
             nn.init.zeros_(self.labels.weight)
         self.nets = nn.ModuleList(ParameterNet(v, width, settings.blocks, o) for v, o in shapes)
         places, full = (torch.arange(count) + 0.5) / count, 2.0**support.bits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection, Chain, Identity, Split, Squeeze
 from stages.coupling import AffineCoupling, AffineInjector, InjectorNets, scale_function
+from stages.dequantise import dequantiser
 from stages.encoder import Encoder
 from stages.errors import InputError
 from stages.flow import Flow, check_size
@@ -35,6 +36,8 @@ def srflow(
     encoder_growth: int = 32,
     encoder_blocks: int = 23,
     first: MixtureSettings | None = None,
+    dequantise: str = "uniform",
+    dequantise_steps: int = 4,
     bits: int = 8,
 ) -> Flow:
     """An SRFlow for images (C, H, W), given low-resolution images (C, H/2, W/2).
@@ -66,13 +69,15 @@ def srflow(
         encoder_growth: channels of each hidden convolution of a dense block.
         encoder_blocks: number of RRDB blocks of the encoder.
         first: a mixture of logistics comes before the levels, see `LogisticMixture`; None for none.
-            Details are then (lh, and the upper and the lower row's own h), see `DetailSupport`.
-        bits: n, the bits of the integers that the mixture is of.
+            Details are then lh, and the upper and the lower row's own h, see `DetailSupport`.
+        dequantise: ``uniform`` or ``variational``, see `dequantiser`.
+        dequantise_steps: couplings of a variational dequantisation.
+        bits: n of the integers v that these read, y = (v + u)/2ⁿ − ½.
 
     Raises:
         InputError: if H or W is not divisible by 2^L, for ``residual`` together with ``details`` or
-            ``first``, for no steps without ``first``, or for a wrong ``squish`` or
-            ``squish_range``.
+            ``first``, for no steps without ``first``, or for a wrong ``squish``, ``squish_range``
+            or ``dequantise``.
 
     Example:
         >>> import torch
@@ -109,16 +114,17 @@ def srflow(
         next_level = Squeeze(level(4 * (channels // 2), remaining - 1))
         return Chain(Steps(parts, encoder.channels, nets), Split(next_level))
 
-    channels, rows, columns = shape
+    image_channels, rows, columns = shape
     support: Support = DetailSupport(bits) if details else PixelSupport(bits, relative=True)
-    mixture = (
-        LogisticMixture(support, channels, encoder.channels, first, classes) if first else None
-    )
+    channels = support.groups * image_channels
     if details:
-        shape = (3 * channels, rows // 2, columns // 2)
+        shape = (channels, rows // 2, columns // 2)
+    features, squeezed = encoder.channels, not details
     body: Bijection
     if without_steps(steps, levels, first):
         body = Identity()
     else:
-        body = level(3 * channels, levels) if details else Squeeze(level(4 * channels, levels))
-    return Flow(body, shape, levels, classes, encoder, residual, not details, mixture)
+        body = Squeeze(level(channels, levels)) if squeezed else level(channels, levels)
+    bins = dequantiser(dequantise, channels, width, bits, dequantise_steps, features, squeezed)
+    mixture = LogisticMixture(support, image_channels, features, first, classes) if first else None
+    return Flow(body, shape, levels, classes, encoder, residual, squeezed, bins, mixture)

@@ -95,7 +95,7 @@ def parts(
     flow: Flow, config: StageConfig, device: torch.device, precision: str
 ) -> dict[str, measure.Operation]:
     given, mixed = inputs(config, device), autocast(device, precision)
-    levels = [module for module in flow.modules() if isinstance(module, Steps)]
+    levels = [module for module in flow.body.modules() if isinstance(module, Steps)]
     with torch.no_grad(), mixed:
         features = flow.encoder(given.low)
     features = [feature.requires_grad_() for feature in features]

@@ -45,6 +45,8 @@ class Model:
     order: str = "subbands"  # subbands, one given those before, or together
     mixture_width: int = 32
     mixture_blocks: int = 1
+    dequantise: str = "uniform"  # uniform or variational: noise within the bins learned
+    dequantise_steps: int = 4  # couplings of a variational one
 
 
 @dataclass

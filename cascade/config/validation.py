@@ -20,6 +20,7 @@ CHOICES = {
     "model.colour": ("linear", "none"),
     "model.order": ("subbands", "together"),
     "model.permutation": ("dense", "lu"),
+    "model.dequantise": ("uniform", "variational"),
     "augment.scaling": ("whitened", "raw"),
     "train.optimizer": ("adamax", "adam"),
     "train.schedule": ("constant", "halve", "cosine"),
@@ -39,6 +40,7 @@ LEAST = {
     "model.mixture_width": 1,
     "model.mixture_blocks": 0,
     "model.transition_steps": 0,
+    "model.dequantise_steps": 1,
     "model.encoder_features": 1,
     "model.encoder_growth": 1,
     "model.encoder_blocks": 1,
@@ -69,6 +71,7 @@ MOST = {
     "model.levels": 16,
     "model.steps": 10_000,
     "model.transition_steps": 10_000,
+    "model.dequantise_steps": 10_000,
     "model.encoder_blocks": 10_000,
     "model.mixture_blocks": 10_000,
     "model.classes": 2**20,
@@ -152,6 +155,10 @@ def check(config: StageConfig) -> None:
         )
     if config.has_mixture and getattr(config.model, "residual", False):
         raise InputError("model.first=mixture is of integers: it needs model.residual=false")
+    if config.model.steps == 0 and config.model.dequantise != "uniform":
+        raise InputError(
+            "model.dequantise=variational gains nothing at model.steps=0: leave it out"
+        )
     if train.frozen_steps > train.steps:
         raise InputError("train.frozen_steps must be at most train.steps")
     if config.model.pyramid == "haar" and getattr(config.model, "residual", False):

@@ -47,8 +47,8 @@ A {model.kind} of {data.size}x{data.size} {what}{given}, {parameters:,} paramete
 
 Held out: this stage's own bits/dim of {len(held_out.batch.target)} images of the \
 {held_out.split} split{asked}, one draw
-of uniform dequantisation noise, {weights} weights. It is not the cascade's figure: for that, run
-`csrflow likelihood` on the cascade's folder.
+of {model.dequantise} dequantisation noise, {weights} weights. It is not the cascade's figure: for
+that, run `csrflow likelihood` on the cascade's folder.
 
 `model.safetensors` holds the weights to use, `best.safetensors` those that did best on held-out
 images, `config.yaml` every setting. To train it again:

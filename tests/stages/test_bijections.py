@@ -16,6 +16,7 @@ from stages.coupling import (
     ScaleFunction,
     scale_function,
 )
+from stages.dequantise import Dequantiser
 from stages.glow import glow
 from stages.nets import AffineHead, CouplingNet
 from stages.prior import LOG_SIGMA, SplitPrior, inverse_sigma
@@ -26,6 +27,7 @@ PLAIN, SQUISHED = scale_function(0.0), scale_function(0.5)
 SYMMETRIC = scale_function(0.5, "symmetric")
 SMALL = {"levels": 2, "steps": 2, "width": 8}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 2}
+VARIATIONAL = {"dequantise": "variational", "dequantise_steps": 3}
 FEATURES, SIDE = 5, 4
 
 
@@ -60,6 +62,8 @@ BIJECTIONS = {
         1,
         0,
     ),
+    "dequantiser": (lambda c: Dequantiser(c, 8, bits=3, features=FEATURES), 4, FEATURES),
+    "dequantiser of 3 channels, 5 steps": (lambda c: Dequantiser(c, 8, 1, 5), 3, 0),
     "split": (
         lambda c: Split(Chain(ActNormInv1x1(c // 2), AffineCoupling(c // 2, 8, PLAIN))),
         5,
@@ -125,6 +129,18 @@ FLOWS = {
     "srflow details": (lambda: srflow((1, 8, 8), **SMALL, **ENCODER, details=True), 1),
     "srflow colour details, classes": (
         lambda: srflow((3, 8, 8), **SMALL, **ENCODER, details=True, classes=3),
+        3,
+    ),
+    "glow dequantised, classes": (
+        lambda: glow((1, 8, 8), **SMALL, **VARIATIONAL, classes=3),
+        None,
+    ),
+    "srflow residual, dequantised": (
+        lambda: srflow((1, 8, 8), **SMALL, **ENCODER, **VARIATIONAL, residual=True),
+        1,
+    ),
+    "srflow colour details, dequantised": (
+        lambda: srflow((3, 8, 8), **SMALL, **ENCODER, **VARIATIONAL, details=True),
         3,
     ),
     "srflow ablated": (

@@ -26,6 +26,12 @@ STAGES = {
         (3, 16, 16), steps=steps, injector=False, residual=True, conditional_prior=True,
         squish_range="symmetric", **SMALL, **ENCODER,
     ),
+    "glow, dequantised": lambda steps=2: glow(
+        (3, 16, 16), steps=steps, dequantise="variational", dequantise_steps=3, **SMALL
+    ),
+    "srflow, details, dequantised": lambda steps=2: srflow(
+        (3, 16, 16), steps=steps, details=True, dequantise="variational", **SMALL, **ENCODER
+    ),
     "srflow, details": lambda steps=2: srflow(
         (3, 16, 16), steps=steps, details=True, **SMALL, **ENCODER
     ),
@@ -202,7 +208,12 @@ def test_two_processes_train_reversibly_as_one_stores(tmp_path, few_digits):
 
 
 @pytest.mark.parametrize(
-    ("name", "memory"), [("glow, additive, classes", "store"), ("srflow", "checkpoint")]
+    ("name", "memory"),
+    [
+        ("glow, additive, classes", "store"),
+        ("srflow", "checkpoint"),
+        ("srflow, details, dequantised", "store"),
+    ],
 )
 def test_a_step_compiles_whole(name, memory):
     """Without a break in the graph, forward and backward; code generation is left out."""
