@@ -6,7 +6,7 @@ from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection, Chain, Identity, Split, Squeeze
 from stages.coupling import AffineCoupling, AffineInjector, InjectorNets, scale_function
 from stages.dequantise import dequantiser
-from stages.encoder import Encoder
+from stages.encoder import Encoder, ResidualEncoder
 from stages.errors import InputError
 from stages.flow import Flow, check_size
 from stages.mixture import LogisticMixture, MixtureSettings, without_steps
@@ -35,6 +35,7 @@ def srflow(
     encoder_features: int = 64,
     encoder_growth: int = 32,
     encoder_blocks: int = 23,
+    encoder: str = "rrdb",
     first: MixtureSettings | None = None,
     dequantise: str = "uniform",
     dequantise_steps: int = 4,
@@ -67,7 +68,8 @@ def srflow(
         classes: number of classes; 0 is a flow without classes.
         encoder_features: channels of the encoder's trunk.
         encoder_growth: channels of each hidden convolution of a dense block.
-        encoder_blocks: number of RRDB blocks of the encoder.
+        encoder_blocks: number of blocks of the encoder.
+        encoder: ``rrdb``, see `Encoder`, or ``residual``, see `ResidualEncoder`.
         first: a mixture of logistics comes before the levels, see `LogisticMixture`; None for none.
             Details are then lh, and the upper and the lower row's own h, see `DetailSupport`.
         dequantise: ``uniform`` or ``variational``, see `dequantiser`.
@@ -93,9 +95,14 @@ def srflow(
         raise InputError("a mixture is of integers, which a residual is not: set one of them")
     scale_fn = scale_function(squish, squish_range)
     injector_scale_fn = scale_fn if squish_injector else scale_function(0.0)
-    encoder = Encoder(
-        shape[0] + condition_on_sigma, encoder_features, encoder_growth, encoder_blocks, levels
-    )
+    seen = shape[0] + condition_on_sigma
+    reader: Encoder
+    if encoder == "residual":
+        reader = ResidualEncoder(seen, encoder_features, encoder_blocks, levels)
+    elif encoder == "rrdb":
+        reader = Encoder(seen, encoder_features, encoder_growth, encoder_blocks, levels)
+    else:
+        raise InputError(f"encoder is 'rrdb' or 'residual', got {encoder!r}")
 
     def step(channels: int) -> list[Bijection]:
         coupling_scale_fn = None if coupling == "additive" else scale_fn
@@ -109,17 +116,17 @@ def srflow(
         parts += [part for _ in range(steps) for part in step(channels)]
         nets = InjectorNets(steps, channels, width, injector_scale_fn) if injector else None
         if remaining == 1:
-            return Steps(parts, encoder.channels, nets)
+            return Steps(parts, reader.channels, nets)
         parts.append(SplitPrior(channels, width, conditional_prior))
         next_level = Squeeze(level(4 * (channels // 2), remaining - 1))
-        return Chain(Steps(parts, encoder.channels, nets), Split(next_level))
+        return Chain(Steps(parts, reader.channels, nets), Split(next_level))
 
     image_channels, rows, columns = shape
     support: Support = DetailSupport(bits) if details else PixelSupport(bits, relative=True)
     channels = support.groups * image_channels
     if details:
         shape = (channels, rows // 2, columns // 2)
-    features, squeezed = encoder.channels, not details
+    features, squeezed = reader.channels, not details
     body: Bijection
     if without_steps(steps, levels, first):
         body = Identity()
@@ -127,4 +134,4 @@ def srflow(
         body = Squeeze(level(channels, levels)) if squeezed else level(channels, levels)
     bins = dequantiser(dequantise, channels, width, bits, dequantise_steps, features, squeezed)
     mixture = LogisticMixture(support, image_channels, features, first, classes) if first else None
-    return Flow(body, shape, levels, classes, encoder, residual, squeezed, bins, mixture)
+    return Flow(body, shape, levels, classes, reader, residual, squeezed, bins, mixture)

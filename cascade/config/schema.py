@@ -67,6 +67,7 @@ class SRFlowModel(Model):
     encoder_features: int = 64
     encoder_growth: int = 32
     encoder_blocks: int = 23
+    encoder: str = "rrdb"  # rrdb or residual: what the encoder's blocks are
 
 
 @dataclass

@@ -21,6 +21,7 @@ CHOICES = {
     "model.order": ("subbands", "together"),
     "model.permutation": ("dense", "lu"),
     "model.dequantise": ("uniform", "variational"),
+    "model.encoder": ("rrdb", "residual"),
     "augment.scaling": ("whitened", "raw"),
     "train.optimizer": ("adamax", "adam"),
     "train.schedule": ("constant", "halve", "cosine"),
