@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.bijection import Bijection, Identity, merge_latents, split_latents
-from stages.coupling import AffineCoupling, InjectorNets, repeat_condition
+from stages.coupling import Coupling, InjectorNets, repeat_condition
 from stages.encoder import RRDB, Encoder
 from stages.errors import InputError
 from stages.prior import ClassPrior, SplitPrior, log_normal
@@ -85,7 +85,7 @@ class Flow(nn.Module):
         for module in self.modules():
             if isinstance(module, Steps):
                 module.reversible = mode == "reversible"
-            elif isinstance(module, AffineCoupling):
+            elif isinstance(module, Coupling):
                 module.net.recompute = mode == "checkpoint"
             elif isinstance(module, InjectorNets):
                 module.net.recompute = mode != "store"

@@ -6,6 +6,7 @@ https://arxiv.org/abs/1807.03039.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,6 +31,10 @@ class CheckpointedNet(nn.Module):
             run = super().__call__
             return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
         return super().__call__(*inputs)
+
+
+# input, hidden and output channels → a net of images (B, inputs, H, W) and a condition or None
+NetMaker = Callable[[int, int, int], CheckpointedNet]
 
 
 class ZeroConv(nn.Module):

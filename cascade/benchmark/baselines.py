@@ -15,7 +15,7 @@ from cascade.config import StageConfig
 from stages import Flow, InputError, convolve
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection, Chain, Cond, Split, Squeeze
-from stages.coupling import AffineCoupling, ScaleFunction, scale_function
+from stages.coupling import AffineCoupling, Parameters, ScaleFunction, scale_function
 from stages.nets import CouplingNet
 from stages.prior import SplitPrior
 
@@ -110,18 +110,13 @@ class _PlainActNorm1x1(ActNormInv1x1):
 
 
 class _PlainCoupling(AffineCoupling):
-    scale_fn: ScaleFunction
-
     def __init__(self, channels: int, width: int, scale_fn: ScaleFunction, features: int):
         super().__init__(channels, width, scale_fn)
         kept = channels // 2
         self.net = CouplingNet(kept + features, width, 2 * (channels - kept))
 
-    def _shift_scale(self, kept: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        predicted = self.net(torch.cat([kept, cond[0]], dim=1)).to(kept.dtype)
-        shift, raw = predicted.chunk(2, dim=1)
-        assert self.scale_fn is not None
-        return shift, self.scale_fn(raw)
+    def _predict(self, first: Tensor, cond: Cond) -> Parameters:
+        return self._parameters_of(self.net(torch.cat([first, cond[0]], dim=1)).to(first.dtype))
 
 
 class _PlainInjector(Bijection):
