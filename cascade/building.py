@@ -15,8 +15,20 @@ from cascade.utils.tensors import OTHER, kinds, load_weights
 from cascade.utils.yaml_files import first_line
 from stages import Flow, InputError, glow, srflow
 
-DEPTHS = ("levels", "steps", "transition_steps", "encoder_blocks")  # at most a tensor each
-WIDTHS = ("width", "classes", "encoder_features", "encoder_growth")  # at most a value each
+DEPTHS = (
+    "levels",
+    "steps",
+    "net_blocks",
+    "transition_steps",
+    "encoder_blocks",
+)  # at most a tensor each
+WIDTHS = (
+    "width",
+    "components",
+    "classes",
+    "encoder_features",
+    "encoder_growth",
+)  # at most a value each
 NOT_OF_THE_FLOW = ("kind", "pyramid", "class_weight", "class_loss")
 
 

@@ -16,11 +16,18 @@ from stages.bijection import (
     split,
     split_latents,
 )
-from stages.coupling import AffineCoupling, AffineInjector, InjectorNets, scale_function
+from stages.coupling import (
+    AffineCoupling,
+    AffineInjector,
+    Coupling,
+    InjectorNets,
+    scale_function,
+)
 from stages.encoder import Encoder
 from stages.errors import InputError, InputWarning, ReportedElsewhere
 from stages.flow import Flow, StageLoss
 from stages.glow import glow
+from stages.mixture_coupling import MixtureCoupling
 from stages.prior import ClassPrior, SplitPrior
 from stages.srflow import srflow
 from stages.steps import Steps
@@ -34,12 +41,14 @@ __all__ = [
     "Chain",
     "ClassPrior",
     "Cond",
+    "Coupling",
     "Encoder",
     "Flow",
     "Identity",
     "InjectorNets",
     "InputError",
     "InputWarning",
+    "MixtureCoupling",
     "ReportedElsewhere",
     "Split",
     "SplitPrior",

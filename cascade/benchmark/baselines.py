@@ -63,9 +63,11 @@ def plain_srflow(config: StageConfig) -> Flow:
     every step; actnorm and 1×1 are two maps, each with its own determinant and inverse.
     """
     model: Any = config.model  # an SRFlow's has more
-    if not config.upsamples or config.of_details or model.conditional_prior:
+    usual = model.coupling == "affine" and model.nets == "conv"
+    if not config.upsamples or config.of_details or model.conditional_prior or not usual:
         raise InputError(
-            "--against plain is for an SRFlow with model.pyramid=bicubic and no conditional_prior"
+            "--against plain is for an SRFlow with model.pyramid=bicubic, affine couplings of conv "
+            "nets, and no conditional_prior"
         )
     flow = build(config)
     scale_fn, features = scale_function(model.squish, model.squish_range), flow.encoder.channels

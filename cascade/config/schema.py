@@ -32,7 +32,10 @@ class Model:
     width: int = 512
     squish: float = 0.5
     squish_range: str = "sigmoid"
-    coupling: str = "affine"
+    coupling: str = "affine"  # affine, additive or mixture
+    components: int = 4  # logistics of a mixture
+    nets: str = "conv"  # conv, gated or vit: the nets of couplings and priors
+    net_blocks: int = 1  # residual blocks of such a net
     permutation: str = "dense"  # dense or lu: how the 1×1 is parametrised
     pyramid: str = "bicubic"  # bicubic or haar: where low images come from
     classes: int = 0
