@@ -18,6 +18,7 @@ from stages import Flow, InputError, MixtureSettings, glow, srflow
 DEPTHS = (
     "levels",
     "steps",
+    "net_blocks",
     "transition_steps",
     "encoder_blocks",
     "mixture_blocks",
@@ -25,10 +26,10 @@ DEPTHS = (
 )  # at most a tensor each
 WIDTHS = (  # at most a value each
     "width",
+    "components",
     "classes",
     "encoder_features",
     "encoder_growth",
-    "components",
     "mixture_width",
 )
 NOT_OF_THE_FLOW = ("kind", "pyramid", "class_weight", "class_loss")

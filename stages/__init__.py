@@ -16,13 +16,20 @@ from stages.bijection import (
     split,
     split_latents,
 )
-from stages.coupling import AffineCoupling, AffineInjector, InjectorNets, scale_function
+from stages.coupling import (
+    AffineCoupling,
+    AffineInjector,
+    Coupling,
+    InjectorNets,
+    scale_function,
+)
 from stages.dequantise import Dequantiser
 from stages.encoder import Encoder
 from stages.errors import InputError, InputWarning, ReportedElsewhere
 from stages.flow import Flow, StageLoss
 from stages.glow import glow
 from stages.mixture import LogisticMixture, MixtureSettings
+from stages.mixture_coupling import MixtureCoupling
 from stages.prior import ClassPrior, SplitPrior
 from stages.srflow import srflow
 from stages.steps import Steps
@@ -36,6 +43,7 @@ __all__ = [
     "Chain",
     "ClassPrior",
     "Cond",
+    "Coupling",
     "Dequantiser",
     "Encoder",
     "Flow",
@@ -44,6 +52,7 @@ __all__ = [
     "InputError",
     "InputWarning",
     "LogisticMixture",
+    "MixtureCoupling",
     "MixtureSettings",
     "ReportedElsewhere",
     "Split",

@@ -8,6 +8,7 @@ coupling, affine injector), https://arxiv.org/abs/2006.14200.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from stages.bijection import Bijection, Cond, Reconstruction, split
 from stages.errors import InputError
-from stages.nets import AffineHead, CouplingNet
+from stages.nets import AffineHead, CouplingNet, NetMaker
 
+Parameters = tuple[Tensor, ...]  # of an elementwise map, each of the shape (B, …, H, W)
 ScaleFunction = Callable[[Tensor], Tensor]  # the raw output of a net → scale s > 0, elementwise
 MIN_SCALE = 1e-3  # the smallest scale if squish is 0; keeps the inverse finite
 
@@ -65,15 +67,84 @@ def repeat_condition(cond: Cond, x: Tensor) -> Cond:
     return cond if times == 1 else tuple(c.repeat_interleave(times, 0) for c in cond)
 
 
-class AffineCoupling(Bijection):
+class Coupling(Bijection):
+    """x = (x₁, x₂) → (x₁, y₂): an increasing map of every value of x₂, chosen by a net from x₁.
+
+    log_det = Σ log ∂y₂/∂x₂. Subclasses say which map it is, in the three methods without a body.
+
+    Args:
+        channels: C. x₁ has the first C // 2 channels, x₂ the others.
+        width: hidden channels of the net.
+        parameters: how many values the net predicts for every one of x₂.
+        conditional: the net reads a condition too: ``cond`` is one tensor (B, width, H, W), the
+            features' part of the net's first convolution (`CouplingNet`).
+        net: makes the net from its input, hidden and output channels, see `stages.nets`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        parameters: int,
+        conditional: bool = False,
+        net: NetMaker = CouplingNet,
+    ):
+        super().__init__()
+        first = channels // 2
+        self.cond_channels = width if conditional else 0
+        self.net = net(first, width, parameters * (channels - first))
+
+    @abstractmethod
+    def _parameters_of(self, predicted: Tensor) -> Parameters:
+        """The parameters of the map, from the output of the net (B, parameters·C₂, H, W)."""
+
+    @abstractmethod
+    def _map(self, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """y and log ∂y/∂x of every value of x₂, (B, C₂, H, W)."""
+
+    @abstractmethod
+    def _inverse_map(self, y: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """x and log ∂y/∂x, there, of every value of y₂, (B, C₂, H, W)."""
+
+    def _predict(self, first: Tensor, cond: Cond) -> Parameters:
+        condition = repeat_condition(cond, first)[0] if self.cond_channels else None
+        return self._parameters_of(self.net(first, condition).to(first.dtype))
+
+    def log_slopes(self, x: Tensor, cond: Cond = ()) -> Tensor:
+        """log ∂y₂/∂x₂ of every value of x₂, (B, C − C // 2, H, W): what log_det is the sum of."""
+        first, second = split(x)
+        return self._map(second, *self._predict(first, cond))[1]
+
+    def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
+        first, second = split(x)
+        second, log_slopes = self._map(second, *self._predict(first, cond))
+        return torch.cat([first, second], dim=1), _sum_per_image(log_slopes)
+
+    def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
+        first, second = split(z)
+        second, log_slopes = self._inverse_map(second, *self._predict(first, cond))
+        return torch.cat([first, second], dim=1), -_sum_per_image(log_slopes)
+
+    def reconstruct(self, z: Tensor, cond: Cond) -> Reconstruction:
+        with torch.no_grad():
+            first, second = (half.detach().clone() for half in split(z))
+        parameters = self._predict(first.requires_grad_(), cond)
+        with torch.no_grad():
+            second, _ = self._inverse_map(second, *parameters)
+        second.requires_grad_()
+        output, log_slopes = self._map(second, *parameters)
+        return [first, second], torch.cat([first, output], dim=1), _sum_per_image(log_slopes)
+
+
+class AffineCoupling(Coupling):
     """x = (x₁, x₂) → (x₁, s·x₂ + t), where a net computes s and t from x₁; log_det = Σ log s.
 
     Args:
         channels: C. x₁ has the first C // 2 channels, x₂ the others.
         width: hidden channels of the net.
         scale_fn: maps the raw output of the net to s; None makes the coupling additive, s = 1.
-        conditional: the net reads a condition too: ``cond`` is one tensor (B, width, H, W), the
-            features' part of the net's first convolution (`CouplingNet`).
+        conditional: the net reads a condition too, see `Coupling`.
+        net: makes the net, see `Coupling`.
     """
 
     def __init__(
@@ -82,51 +153,24 @@ class AffineCoupling(Bijection):
         width: int,
         scale_fn: ScaleFunction | None = None,
         conditional: bool = False,
+        net: NetMaker = CouplingNet,
     ):
-        super().__init__()
-        first = channels // 2
-        changed = channels - first
+        super().__init__(channels, width, 1 if scale_fn is None else 2, conditional, net)
         self.scale_fn = scale_fn
-        self.cond_channels = width if conditional else 0
-        self.net = CouplingNet(first, width, changed if scale_fn is None else 2 * changed)
 
-    def _shift_scale(self, first: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        condition = repeat_condition(cond, first)[0] if self.cond_channels else None
-        predicted = self.net(first, condition).to(first.dtype)
+    def _parameters_of(self, predicted: Tensor) -> Parameters:
         if self.scale_fn is None:
             return predicted, torch.ones_like(predicted)
         shift, raw = predicted.chunk(2, dim=1)
         return shift, self.scale_fn(raw)
 
-    def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        first, second = split(x)
-        shift, scale = self._shift_scale(first, cond)
-        second = self._affine(second, shift, scale)
-        return torch.cat([first, second], dim=1), _sum_per_image(scale.log())
+    def _map(self, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale = parameters
+        return scale * x + shift, scale.log()
 
-    def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        first, second = split(z)
-        shift, scale = self._shift_scale(first, cond)
-        second = self._affine_inverse(second, shift, scale)
-        return torch.cat([first, second], dim=1), -_sum_per_image(scale.log())
-
-    def reconstruct(self, z: Tensor, cond: Cond) -> Reconstruction:
-        with torch.no_grad():
-            first, second = (half.detach().clone() for half in split(z))
-        shift, scale = self._shift_scale(first.requires_grad_(), cond)
-        with torch.no_grad():
-            second = self._affine_inverse(second, shift, scale)
-        second.requires_grad_()
-        z = torch.cat([first, self._affine(second, shift, scale)], dim=1)
-        return [first, second], z, _sum_per_image(scale.log())
-
-    @staticmethod
-    def _affine(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return scale * x + shift
-
-    @staticmethod
-    def _affine_inverse(z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return (z - shift) / scale
+    def _inverse_map(self, y: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale = parameters
+        return (y - shift) / scale, scale.log()
 
 
 class AffineInjector(Bijection):

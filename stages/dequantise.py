@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.bijection import Bijection, Cond, Identity, Squeeze
-from stages.coupling import AffineCoupling, repeat_condition, scale_function
+from stages.coupling import AffineCoupling, Parameters, repeat_condition, scale_function
 from stages.errors import InputError
 from stages.steps import Steps
 
@@ -55,8 +55,8 @@ class LogitCoupling(AffineCoupling):
     def __init__(self, channels: int, width: int):
         super().__init__(channels, width, scale_function(SCALE, "symmetric"), conditional=True)
 
-    def _shift_scale(self, first: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        shift, scale = super()._shift_scale(first, cond)
+    def _parameters_of(self, predicted: Tensor) -> Parameters:
+        shift, scale = super()._parameters_of(predicted)
         return SHIFT * torch.tanh(shift / SHIFT), scale
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.nets import CheckpointedNet
+from stages.nets import CheckpointedNet, ResidualBlock
 
 RESIDUAL_SCALE = 0.2  # β of ESRGAN
 
@@ -100,22 +100,6 @@ class Encoder(nn.Module):
             x = block(x)
             outputs.append(x)
         return torch.cat([first + self.trunk(x), *(outputs[i] for i in self.taps)], dim=1)
-
-
-class ResidualBlock(CheckpointedNet):
-    """x + conv₂(relu(conv₁(relu(x)))), two 3×3 convolutions.
-
-    Source: He et al., Identity mappings in deep residual networks (2016), figure 1 (b),
-    https://arxiv.org/abs/1603.05027.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.one = nn.Conv2d(channels, channels, 3, padding=1)
-        self.two = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.two(F.relu(self.one(F.relu(x))))
 
 
 class ResidualEncoder(Encoder):

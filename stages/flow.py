@@ -21,10 +21,11 @@ from stages.bijection import (
     squeeze,
     unsqueeze,
 )
-from stages.coupling import AffineCoupling, InjectorNets, repeat_condition
+from stages.coupling import Coupling, InjectorNets, repeat_condition
 from stages.encoder import RRDB, Encoder
 from stages.errors import InputError
-from stages.mixture import LogisticMixture, ParameterNet
+from stages.mixture import LogisticMixture
+from stages.nets import ResidualBlock
 from stages.prior import ClassPrior, SplitPrior, log_normal
 from stages.steps import Steps
 from stages.support import upsampled
@@ -102,11 +103,11 @@ class Flow(nn.Module):
         for module in self.modules():
             if isinstance(module, Steps):
                 module.reversible = mode == "reversible"
-            elif isinstance(module, AffineCoupling):
+            elif isinstance(module, Coupling):
                 module.net.recompute = mode == "checkpoint"
             elif isinstance(module, InjectorNets):
                 module.net.recompute = mode != "store"
-            elif isinstance(module, RRDB | ParameterNet):
+            elif isinstance(module, RRDB | ResidualBlock):
                 module.recompute = mode != "store"
 
     @property

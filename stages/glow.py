@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection, Chain, Identity, Split, Squeeze
-from stages.coupling import AffineCoupling, scale_function
+from stages.coupling import scale_function
 from stages.dequantise import dequantiser
 from stages.flow import Flow, check_size
 from stages.mixture import LogisticMixture, MixtureSettings, without_steps
+from stages.mixture_coupling import make_coupling
+from stages.nets import NetMaker, net_maker
 from stages.prior import SplitPrior
 from stages.steps import Steps
 from stages.support import PixelSupport
@@ -21,6 +23,9 @@ def glow(
     squish: float = 0.5,
     squish_range: str = "sigmoid",
     coupling: str = "affine",
+    components: int = 4,
+    nets: str = "conv",
+    net_blocks: int = 1,
     permutation: str = "dense",
     classes: int = 0,
     first: MixtureSettings | None = None,
@@ -40,7 +45,10 @@ def glow(
         width: hidden channels of the coupling nets.
         squish: the smallest scale α of a coupling, in [0, 1), see `scale_function`.
         squish_range: ``sigmoid`` or ``symmetric``, see `scale_function`.
-        coupling: ``affine`` or ``additive``.
+        coupling: ``affine``, ``additive`` or ``mixture``, see `make_coupling`.
+        components: logistics of a mixture coupling.
+        nets: ``conv``, ``gated`` or ``vit``, the nets of couplings and priors, see `net_maker`.
+        net_blocks: residual blocks of nets that have some.
         permutation: ``dense`` or ``lu``, the parametrisation of the 1×1 convolution.
         classes: number of classes; 0 is an unconditional flow.
         first: a mixture of logistics comes before the levels, see `LogisticMixture`; None for none.
@@ -63,17 +71,19 @@ def glow(
         True
     """
     check_size("Glow", *shape[1:], levels)
-    scale_fn = None if coupling == "additive" else scale_function(squish, squish_range)
+    scale_fn = scale_function(squish, squish_range)
 
-    def step(channels: int) -> list[Bijection]:
-        return [ActNormInv1x1(channels, permutation), AffineCoupling(channels, width, scale_fn)]
+    def step(channels: int, net: NetMaker) -> list[Bijection]:
+        first = ActNormInv1x1(channels, permutation)
+        return [first, make_coupling(coupling, channels, width, scale_fn, components, net=net)]
 
     def level(channels: int, remaining: int) -> Bijection:
-        parts = [part for _ in range(steps) for part in step(channels)]
+        net = net_maker(nets, net_blocks, coarsest=remaining == 1)
+        parts = [part for _ in range(steps) for part in step(channels, net)]
         if remaining == 1:
             return Steps(parts)
         next_level = Squeeze(level(4 * (channels // 2), remaining - 1))
-        return Chain(Steps([*parts, SplitPrior(channels, width)]), Split(next_level))
+        return Chain(Steps([*parts, SplitPrior(channels, width, net=net)]), Split(next_level))
 
     channels = 4 * shape[0]
     support = PixelSupport(bits, relative=False)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stages.bijection import Bijection, Cond
 from stages.coupling import repeat_condition
 from stages.errors import InputError
-from stages.nets import CheckpointedNet
+from stages.nets import ResidualBlock
 from stages.support import Support
 
 FLOOR = 1e-4  # the probability of the uniform component, which bounds |z| and the cost of any value
@@ -166,7 +166,7 @@ class Group:
         return bound[:, channel : channel + 1] if bound.ndim else bound
 
 
-class ParameterNet(CheckpointedNet):
+class ParameterNet(nn.Module):
     """The net that predicts a group's components: 3×3 convolutions with residual blocks.
 
     Args:
@@ -179,10 +179,7 @@ class ParameterNet(CheckpointedNet):
     def __init__(self, values: int, width: int, blocks: int, outputs: int):
         super().__init__()
         self.first: Any = nn.Conv2d(values, width, 3, padding=1, bias=False) if values else None
-        self.blocks: Any = nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-            for _ in range(blocks)
-        )
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
         self.last = nn.Conv2d(width, outputs, 3, padding=1)
         nn.init.normal_(self.last.weight, std=0.02)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]  # it has one
@@ -190,9 +187,7 @@ class ParameterNet(CheckpointedNet):
     def forward(self, hidden: Tensor, values: Tensor | None = None) -> Tensor:
         """(B, width, h, w) and values (B, values, h, w), or None → (B, outputs, h, w)."""
         x = hidden if self.first is None else hidden + self.first(values)
-        for one, two in self.blocks:
-            x = x + two(F.relu(one(F.relu(x))))
-        return self.last(F.relu(x))
+        return self.last(F.relu(self.blocks(x)))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ https://arxiv.org/abs/1807.03039.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stages.actnorm import ConvActNorm
+from stages.attention import FREQUENCIES, TransformerBlock, places
 from stages.convolve import Layer, convolve
 
 
@@ -30,6 +33,26 @@ class CheckpointedNet(nn.Module):
             run = super().__call__
             return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
         return super().__call__(*inputs)
+
+
+# input, hidden and output channels → a net of images (B, inputs, H, W) and a condition or None
+NetMaker = Callable[[int, int, int], CheckpointedNet]
+
+
+class ResidualBlock(CheckpointedNet):
+    """x + conv₂(relu(conv₁(relu(x)))), two 3×3 convolutions.
+
+    Source: He et al., Identity mappings in deep residual networks (2016), figure 1 (b),
+    https://arxiv.org/abs/1603.05027.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.one = nn.Conv2d(channels, channels, 3, padding=1)
+        self.two = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.two(F.relu(self.one(F.relu(x))))
 
 
 class ZeroConv(nn.Module):
@@ -96,3 +119,84 @@ class CouplingNet(CheckpointedNet):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         return convolve(x, self.first.layer(), *self.head.layers(), added=condition)
+
+
+class GatedBlock(nn.Module):
+    """h + a·sigmoid(b): a 3×3 and a 1×1 convolution of h, GELU before each, predict (a, b).
+
+    Args:
+        width: channels of h, (B, width, H, W).
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mix = ConvActNorm(width, width, 3)
+        self.gate = ConvActNorm(width, 2 * width, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        added, gate = self.gate(F.gelu(self.mix(F.gelu(hidden)))).chunk(2, dim=1)
+        return hidden + added * torch.sigmoid(gate)
+
+
+class GatedNet(CheckpointedNet):
+    """3×3 convolution, residual blocks (`GatedBlock`), GELU, zero-initialised 3×3 convolution.
+
+    Like `CouplingNet` it reads x, and a ``condition`` that is added to the first convolution.
+    Source: Flow++, section 3.4, https://arxiv.org/abs/1902.00275, without attention, and with
+    ActNorm in place of layer normalisation.
+    """
+
+    def __init__(self, inputs: int, width: int, outputs: int, blocks: int = 1):
+        super().__init__()
+        self.first = ConvActNorm(inputs, width, 3)
+        self.blocks = nn.Sequential(*(GatedBlock(width) for _ in range(blocks)))
+        self.last = ZeroConv(width, outputs)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        hidden = self.blocks(_with(condition, self.first(x)))
+        return convolve(F.gelu(hidden), self.last.layer())
+
+
+class TransformerNet(CheckpointedNet):
+    """3×3 convolution, transformer blocks on its pixels, zero-initialised 3×3 convolution.
+
+    Every pixel is a token, and knows its place by a learned linear map of `places`: images may be
+    of any size. Like `CouplingNet` it reads x, and a ``condition`` that is added to the first
+    convolution. Time grows with the square of the number of pixels: a net for the coarsest level.
+    Source: Jet, section 3, https://arxiv.org/abs/2412.15129.
+    """
+
+    def __init__(self, inputs: int, width: int, outputs: int, blocks: int = 1):
+        super().__init__()
+        self.first = ConvActNorm(inputs, width, 3)
+        self.place = nn.Linear(4 * FREQUENCIES, width, bias=False)
+        self.blocks = nn.Sequential(*(TransformerBlock(width) for _ in range(blocks)))
+        self.norm = nn.LayerNorm(width)
+        self.last = ZeroConv(width, outputs)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        hidden = _with(condition, self.first(x))
+        tokens = hidden.flatten(2).transpose(1, 2) + self.place(places(x))
+        tokens = self.norm(self.blocks(tokens))
+        hidden = tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+        return convolve(hidden, self.last.layer())
+
+
+def _with(condition: Tensor | None, hidden: Tensor) -> Tensor:
+    return hidden if condition is None else hidden + condition
+
+
+def net_maker(kind: str, blocks: int = 1, coarsest: bool = False) -> NetMaker:
+    """The nets of the couplings and priors of a level.
+
+    Args:
+        kind: ``conv`` (`CouplingNet`), ``gated`` (`GatedNet`) or ``vit``: `TransformerNet` at the
+            coarsest level, `CouplingNet` at the others.
+        blocks: residual blocks of a `GatedNet` or `TransformerNet`.
+        coarsest: whether the level is the coarsest one.
+    """
+    if kind == "gated":
+        return partial(GatedNet, blocks=blocks)
+    if kind == "vit" and coarsest:
+        return partial(TransformerNet, blocks=blocks)
+    return CouplingNet

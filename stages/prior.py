@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.coupling import AffineCoupling
+from stages.nets import CouplingNet, NetMaker
 
 LOG_SIGMA = (-10.0, 2.0)  # soft bounds of log σ of a learned prior
 
@@ -44,16 +45,22 @@ class SplitPrior(AffineCoupling):
     computes μ and σ from x₁ (and the features, if ``conditional``). `inverse_sigma` limits σ.
     """
 
-    def __init__(self, channels: int, width: int, conditional: bool = False):
-        super().__init__(channels, width, inverse_sigma, conditional)
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        conditional: bool = False,
+        net: NetMaker = CouplingNet,
+    ):
+        super().__init__(channels, width, inverse_sigma, conditional, net)
 
-    @staticmethod
-    def _affine(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return (x - shift) * scale
+    def _map(self, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale = parameters
+        return (x - shift) * scale, scale.log()
 
-    @staticmethod
-    def _affine_inverse(z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return z / scale + shift
+    def _inverse_map(self, y: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale = parameters
+        return y / scale + shift, scale.log()
 
 
 class ClassPrior(nn.Module):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection, Chain, Identity, Split, Squeeze
-from stages.coupling import AffineCoupling, AffineInjector, InjectorNets, scale_function
+from stages.coupling import AffineInjector, InjectorNets, scale_function
 from stages.dequantise import dequantiser
 from stages.encoder import Encoder, ResidualEncoder
 from stages.errors import InputError
 from stages.flow import Flow, check_size
 from stages.mixture import LogisticMixture, MixtureSettings, without_steps
+from stages.mixture_coupling import make_coupling
+from stages.nets import NetMaker, net_maker
 from stages.prior import SplitPrior
 from stages.steps import Steps
 from stages.support import DetailSupport, PixelSupport, Support
@@ -23,6 +25,9 @@ def srflow(
     squish: float = 0.5,
     squish_range: str = "sigmoid",
     coupling: str = "affine",
+    components: int = 4,
+    nets: str = "conv",
+    net_blocks: int = 1,
     permutation: str = "dense",
     injector: bool = True,
     transition_steps: int = 2,
@@ -54,7 +59,10 @@ def srflow(
         width: hidden channels of the nets of couplings and injectors.
         squish: the smallest scale α of couplings and injectors, in [0, 1), see `scale_function`.
         squish_range: ``sigmoid`` or ``symmetric``, see `scale_function`.
-        coupling: ``affine`` or ``additive``.
+        coupling: ``affine``, ``additive`` or ``mixture``, see `make_coupling`.
+        components: logistics of a mixture coupling.
+        nets: ``conv``, ``gated`` or ``vit``, the nets of couplings and priors, see `net_maker`.
+        net_blocks: residual blocks of nets that have some.
         permutation: ``dense`` or ``lu``, the parametrisation of the 1×1 convolution.
         injector: whether steps have an affine injector.
         transition_steps: transition steps at the start of each level.
@@ -104,22 +112,22 @@ def srflow(
     else:
         raise InputError(f"encoder is 'rrdb' or 'residual', got {encoder!r}")
 
-    def step(channels: int) -> list[Bijection]:
-        coupling_scale_fn = None if coupling == "additive" else scale_fn
-        last = AffineCoupling(channels, width, coupling_scale_fn, conditional=True)
+    def step(channels: int, net: NetMaker) -> list[Bijection]:
+        last = make_coupling(coupling, channels, width, scale_fn, components, True, net)
         first = ActNormInv1x1(channels, permutation)
         return [first, *([AffineInjector()] if injector else []), last]
 
     def level(channels: int, remaining: int) -> Bijection:
+        net = net_maker(nets, net_blocks, coarsest=remaining == 1)
         parts: list[Bijection] = []
         parts += [ActNormInv1x1(channels, permutation) for _ in range(transition_steps)]
-        parts += [part for _ in range(steps) for part in step(channels)]
-        nets = InjectorNets(steps, channels, width, injector_scale_fn) if injector else None
+        parts += [part for _ in range(steps) for part in step(channels, net)]
+        injections = InjectorNets(steps, channels, width, injector_scale_fn) if injector else None
         if remaining == 1:
-            return Steps(parts, reader.channels, nets)
-        parts.append(SplitPrior(channels, width, conditional_prior))
+            return Steps(parts, reader.channels, injections)
+        parts.append(SplitPrior(channels, width, conditional_prior, net))
         next_level = Squeeze(level(4 * (channels // 2), remaining - 1))
-        return Chain(Steps(parts, reader.channels, nets), Split(next_level))
+        return Chain(Steps(parts, reader.channels, injections), Split(next_level))
 
     image_channels, rows, columns = shape
     support: Support = DetailSupport(bits) if details else PixelSupport(bits, relative=True)

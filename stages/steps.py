@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stages.actnorm import ActNormInv1x1, ConvActNorm
 from stages.bijection import Bijection, Cond, compose
-from stages.coupling import AffineCoupling, AffineInjector, InjectorNets
+from stages.coupling import AffineInjector, Coupling, InjectorNets
 from stages.reversible import compose_reversible
 
 Constants = TypeVar("Constants")
@@ -81,7 +81,7 @@ class Steps(WeightCache, Bijection):
         self.linears = [i for i, part in enumerate(parts) if isinstance(part, ActNormInv1x1)]
         self.injectors = [i for i, part in enumerate(parts) if isinstance(part, AffineInjector)]
         self.conditional_couplings = [
-            i for i, p in enumerate(parts) if isinstance(p, AffineCoupling) and p.cond_channels
+            i for i, p in enumerate(parts) if isinstance(p, Coupling) and p.cond_channels
         ]
         self.injections = injections
         widths: list[Any] = [injections.cond_channels] if injections else []

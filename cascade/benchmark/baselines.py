@@ -15,7 +15,7 @@ from cascade.config import StageConfig
 from stages import Flow, InputError, convolve
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection, Chain, Cond, Split, Squeeze
-from stages.coupling import AffineCoupling, ScaleFunction, scale_function
+from stages.coupling import AffineCoupling, Parameters, ScaleFunction, scale_function
 from stages.nets import CouplingNet
 from stages.prior import SplitPrior
 
@@ -63,9 +63,11 @@ def plain_srflow(config: StageConfig) -> Flow:
     every step; actnorm and 1×1 are two maps, each with its own determinant and inverse.
     """
     model: Any = config.model  # an SRFlow's has more
-    if not config.upsamples or config.of_details or model.conditional_prior:
+    usual = model.coupling == "affine" and model.nets == "conv"
+    if not config.upsamples or config.of_details or model.conditional_prior or not usual:
         raise InputError(
-            "--against plain is for an SRFlow with model.pyramid=bicubic and no conditional_prior"
+            "--against plain is for an SRFlow with model.pyramid=bicubic, affine couplings of conv "
+            "nets, and no conditional_prior"
         )
     flow = build(config)
     scale_fn, features = scale_function(model.squish, model.squish_range), flow.encoder.channels
@@ -110,18 +112,13 @@ class _PlainActNorm1x1(ActNormInv1x1):
 
 
 class _PlainCoupling(AffineCoupling):
-    scale_fn: ScaleFunction
-
     def __init__(self, channels: int, width: int, scale_fn: ScaleFunction, features: int):
         super().__init__(channels, width, scale_fn)
         kept = channels // 2
         self.net = CouplingNet(kept + features, width, 2 * (channels - kept))
 
-    def _shift_scale(self, kept: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        predicted = self.net(torch.cat([kept, cond[0]], dim=1)).to(kept.dtype)
-        shift, raw = predicted.chunk(2, dim=1)
-        assert self.scale_fn is not None
-        return shift, self.scale_fn(raw)
+    def _predict(self, first: Tensor, cond: Cond) -> Parameters:
+        return self._parameters_of(self.net(torch.cat([first, cond[0]], dim=1)).to(first.dtype))
 
 
 class _PlainInjector(Bijection):

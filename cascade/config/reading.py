@@ -86,6 +86,10 @@ def _leave_out_what_is_idle(config: StageConfig, path: str | Path) -> None:
         model.conditional_prior = False
         idle = "model.conditional_prior does nothing at model.levels=1, which drops no half"
         warnings.warn(f"{path}: {idle}; it is left out", InputWarning, stacklevel=3)
+    if model.nets == "conv" and model.net_blocks > 1:
+        model.net_blocks = 1
+        idle = "model.net_blocks does nothing with model.nets=conv"
+        warnings.warn(f"{path}: {idle}; it is left out", InputWarning, stacklevel=3)
     if train.milestones and train.schedule != "halve":
         train.milestones = []
         idle = f"train.milestones do nothing with train.schedule={train.schedule}"

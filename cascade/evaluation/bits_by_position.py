@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from cascade.chain import Cascade
 from stages import Bijection, Flow
-from stages.bijection import split
-from stages.coupling import AffineCoupling, AffineInjector
+from stages.coupling import AffineInjector, Coupling
 from stages.mixture import LogisticMixture
 from stages.prior import ClassPrior
 
@@ -27,14 +26,15 @@ def _has_log_det(module: nn.Module) -> bool:
 def _by_position(module: nn.Module, x: Tensor, cond: Any, log_det: Tensor) -> Tensor:
     """One module's log-determinant (B,) over the positions of its level, (B, h, w), in nats.
 
-    Where a net predicts the scale s it is Σ_channels log s; elsewhere every position counts alike.
+    Where a net chooses the map it is Σ_channels of its log-slope; elsewhere every position counts
+    alike.
     """
     if isinstance(module, AffineInjector):
         return cond[1].log().sum(1)
     if isinstance(module, LogisticMixture):
         return module.by_value(x, cond)[1].sum(1)
-    if isinstance(module, AffineCoupling):
-        return module._shift_scale(split(x)[0], cond)[1].log().sum(1)
+    if isinstance(module, Coupling):
+        return module.log_slopes(x, cond).sum(1)
     height, width = x.shape[2:]
     return (log_det / (height * width))[:, None, None].expand(-1, height, width)
 

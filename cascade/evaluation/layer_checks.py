@@ -22,11 +22,11 @@ from cascade.stage import Stage
 from cascade.transforms.dequantise import centre
 from stages import Bijection, Flow
 from stages.actnorm import ActNormInv1x1
-from stages.bijection import Cond, split
-from stages.coupling import AffineCoupling, AffineInjector
+from stages.bijection import Cond
+from stages.coupling import AffineInjector, Coupling
 from stages.mixture import LogisticMixture
 
-ELEMENTARY = (ActNormInv1x1, AffineCoupling, AffineInjector, LogisticMixture)  # and SplitPrior
+ELEMENTARY = (ActNormInv1x1, Coupling, AffineInjector, LogisticMixture)  # so is a SplitPrior
 JACOBIAN_SIDE = 64  # C·h·w of the crop whose Jacobian is compared
 
 # A layer's numbers are about as large as one. Half the bin of an 8-bit value is 2e-3 of the range;
@@ -252,7 +252,7 @@ def _scales(layer: Any, x: Tensor, cond: Cond) -> Tensor:
         return cond[1]
     if isinstance(layer, LogisticMixture):
         return layer.by_value(x, cond)[1].exp()
-    return layer._shift_scale(split(x)[0], cond)[1]
+    return layer.log_slopes(x, cond).exp()
 
 
 def _log_det_error(layer: Bijection, x: Tensor, cond: Sequence[Tensor]) -> Tensor:

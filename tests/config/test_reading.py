@@ -63,6 +63,10 @@ def test_no_is_a_precision_though_yaml_reads_a_truth_value():
         ("train.steps=many", "could not be converted to Integer"),
         ("model.kind=gan", "model.kind must be one of glow, srflow"),
         ("train.optimizer=sgd", "train.optimizer must be one of adamax, adam"),
+        ("model.coupling=spline", "model.coupling must be one of affine, additive, mixture"),
+        ("model.components=0", "model.components must be at least 1"),
+        ("model.nets=mlp", "model.nets must be one of conv, gated, vit"),
+        ("model.net_blocks=0", "model.net_blocks must be at least 1"),
         ("data.bits=9", "data.bits must be at most 8"),
         ("train.batch_size=0", "train.batch_size must be at least 1"),
         ("steps", "not of the form key=value"),
@@ -78,6 +82,8 @@ def test_settings_that_do_nothing_are_said_and_left_out():
     with pytest.warns(InputWarning, match="conditional_prior does nothing at model.levels=1"):
         config = load_config(path, ["model.levels=1"])
     assert not config.model.conditional_prior and load_config(path).model.conditional_prior
+    with pytest.warns(InputWarning, match="net_blocks does nothing with model.nets=conv"):
+        assert load_config(path, ["model.net_blocks=2"]).model.net_blocks == 1
     settings = ["train.milestones=[5]", "train.schedule=cosine"]
     with pytest.warns(InputWarning, match="milestones do nothing with train.schedule=cosine"):
         assert load_config(path, settings).train.milestones == []

@@ -16,7 +16,7 @@ from cascade.evaluation.layer_checks import ROUND_TRIP, StageCheck, check_cascad
 from cascade.stage import Stage
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection
-from stages.coupling import AffineCoupling, AffineInjector
+from stages.coupling import AffineCoupling, AffineInjector, Coupling
 
 SMALL = {"levels": 2, "steps": 2, "width": 8, "squish": 0.3, "classes": 3}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
@@ -35,9 +35,10 @@ def cascade() -> Cascade:
     return small_cascade()
 
 
-def small_cascade(bits: int = 8) -> Cascade:
-    base = stage("glow8", 8, GlowModel(kind="glow", **SMALL), bits)
-    return Cascade([base, stage("srf16", 16, SRFlowModel(kind="srflow", **SMALL, **ENCODER), bits)])
+def small_cascade(bits: int = 8, **options: str) -> Cascade:
+    base = stage("glow8", 8, GlowModel(kind="glow", **SMALL, **options), bits)
+    upper = SRFlowModel(kind="srflow", **SMALL, **ENCODER, **options)
+    return Cascade([base, stage("srf16", 16, upper, bits)])
 
 
 def layer_of(cascade: Cascade, number: int, kind: type) -> tuple[str, Bijection]:
@@ -50,9 +51,11 @@ def checked(cascade: Cascade, number: int) -> StageCheck:
     return check_cascade(cascade, IMAGES, LABELS)[number]
 
 
-@pytest.mark.parametrize("bits", [8, 5])
-def test_random_stages_are_sound(bits):
-    cascade = small_cascade(bits)
+@pytest.mark.parametrize(
+    ("bits", "options"), [(8, {}), (5, {}), (8, {"coupling": "mixture", "nets": "vit"})]
+)
+def test_random_stages_are_sound(bits, options):
+    cascade = small_cascade(bits, **options)
     for check, name, mine in zip(
         check_cascade(cascade, IMAGES, LABELS), STAGES, cascade.stages, strict=True
     ):
@@ -60,7 +63,7 @@ def test_random_stages_are_sound(bits):
         assert str(check.verdict) == "sound" and not check.verdict.fault
         assert check.exact == 1
         assert math.isfinite(check.noise_mean) and 0 < check.noise_std < math.inf
-        kinds = (ActNormInv1x1, AffineCoupling, AffineInjector)
+        kinds = (ActNormInv1x1, Coupling, AffineInjector)
         expected = [n for n, m in mine.flow.named_modules() if isinstance(m, kinds)]
         assert [layer.name for layer in check.layers] == expected
         for layer in check.layers:

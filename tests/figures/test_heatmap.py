@@ -24,6 +24,7 @@ FLOWS = {
     "glow classes": lambda: glow((3, 8, 8), **SMALL, classes=3),
     "glow symmetric": lambda: glow((1, 8, 8), **SMALL, **SYMMETRIC),
     "glow additive": lambda: glow((1, 8, 8), **SMALL, coupling="additive"),
+    "glow mixture": lambda: glow((1, 8, 8), **SMALL, coupling="mixture", nets="gated"),
     "srflow residual": lambda: srflow((1, 8, 8), **SMALL, **ENCODER, **RESIDUAL),
     "srflow classes": lambda: srflow((3, 8, 8), **SMALL, **ENCODER, **SYMMETRIC, classes=3),
 }

@@ -18,7 +18,8 @@ from stages.coupling import (
 )
 from stages.dequantise import Dequantiser
 from stages.glow import glow
-from stages.nets import AffineHead, CouplingNet
+from stages.mixture_coupling import MixtureCoupling
+from stages.nets import AffineHead, CouplingNet, net_maker
 from stages.prior import LOG_SIGMA, SplitPrior, inverse_sigma
 from stages.srflow import srflow
 from stages.steps import Steps
@@ -54,6 +55,23 @@ BIJECTIONS = {
     "coupling of 3 channels": (lambda c: AffineCoupling(c, 8, PLAIN), 3, 0),
     "coupling of 9 channels": (lambda c: AffineCoupling(c, 8, SQUISHED), 9, 0),
     "coupling conditional": (lambda c: AffineCoupling(c, 8, SQUISHED, conditional=True), 4, 8),
+    "coupling mixture": (lambda c: MixtureCoupling(c, 8, SQUISHED), 4, 0),
+    "coupling mixture conditional": (
+        lambda c: MixtureCoupling(c, 8, SYMMETRIC, components=3, conditional=True),
+        3,
+        8,
+    ),
+    "coupling mixture of one": (lambda c: MixtureCoupling(c, 8, PLAIN, components=1), 4, 0),
+    "coupling gated": (
+        lambda c: AffineCoupling(c, 8, SQUISHED, conditional=True, net=net_maker("gated", 2)),
+        4,
+        8,
+    ),
+    "coupling transformer": (
+        lambda c: AffineCoupling(c, 8, SQUISHED, conditional=True, net=net_maker("vit", 2, True)),
+        4,
+        8,
+    ),
     "prior": (lambda c: SplitPrior(c, 8), 4, 0),
     "prior conditional": (lambda c: SplitPrior(c, 8, conditional=True), 4, 8),
     "chain": (lambda c: Chain(ActNormInv1x1(c), AffineCoupling(c, 8, PLAIN)), 4, 0),
@@ -119,6 +137,10 @@ FLOWS = {
         lambda: glow((1, 8, 8), **SMALL, squish=0.5, squish_range="symmetric"),
         None,
     ),
+    "glow mixture, gated": (
+        lambda: glow((1, 8, 8), **SMALL, coupling="mixture", components=2, nets="gated"),
+        None,
+    ),
     "glow additive": (lambda: glow((1, 8, 8), **SMALL, coupling="additive"), None),
     "srflow grey": (lambda: srflow((1, 8, 8), **SMALL, **ENCODER), 1),
     "srflow colour, classes": (lambda: srflow((3, 8, 8), **SMALL, **ENCODER, classes=3), 3),
@@ -142,6 +164,12 @@ FLOWS = {
     "srflow colour details, dequantised": (
         lambda: srflow((3, 8, 8), **SMALL, **ENCODER, **VARIATIONAL, details=True),
         3,
+    ),
+    "srflow mixture, vit": (
+        lambda: srflow(
+            (1, 8, 8), **SMALL, **ENCODER, coupling="mixture", nets="vit", conditional_prior=True
+        ),
+        1,
     ),
     "srflow ablated": (
         lambda: srflow(

@@ -32,6 +32,12 @@ STAGES = {
     "srflow, details, dequantised": lambda steps=2: srflow(
         (3, 16, 16), steps=steps, details=True, dequantise="variational", **SMALL, **ENCODER
     ),
+    "glow, mixture, gated": lambda steps=2: glow(
+        (3, 16, 16), steps=steps, coupling="mixture", nets="gated", **SMALL
+    ),
+    "srflow, mixture, vit": lambda steps=2: srflow(
+        (3, 16, 16), steps=steps, coupling="mixture", components=2, nets="vit", **SMALL, **ENCODER
+    ),
     "srflow, details": lambda steps=2: srflow(
         (3, 16, 16), steps=steps, details=True, **SMALL, **ENCODER
     ),
@@ -175,8 +181,9 @@ def images(shapes: list[torch.Size]) -> int:
     return sum(len(shape) == 4 and shape[0] == 2 for shape in shapes)
 
 
-def test_reversible_under_autocast_runs_its_nets_as_forward_did():
-    loss = randomise(StageLoss(STAGES["srflow"]()), 0.1).float()
+@pytest.mark.parametrize("name", ["srflow", "srflow, mixture, vit"])
+def test_reversible_under_autocast_runs_its_nets_as_forward_did(name):
+    loss = randomise(StageLoss(STAGES[name]()), 0.1).float()
     given = inputs(loss, torch.float32)
     found = {}
     for memory in ("store", "reversible"):
@@ -213,6 +220,8 @@ def test_two_processes_train_reversibly_as_one_stores(tmp_path, few_digits):
         ("glow, additive, classes", "store"),
         ("srflow", "checkpoint"),
         ("srflow, details, dequantised", "store"),
+        ("glow, mixture, gated", "checkpoint"),
+        ("srflow, mixture, vit", "store"),
     ],
 )
 def test_a_step_compiles_whole(name, memory):
