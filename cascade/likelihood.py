@@ -21,8 +21,9 @@ from cascade.transforms.pyramid import halve
 BOUND = "so the figure is a lower bound on log P(image), and bits/dim is an upper bound"
 CLIPPED = (
     "That holds for the model of all integers, images or not. The sampler draws from another "
-    "distribution: it clips what no image can be, in as many samples as the line above says, and so "
-    "adds mass to images at the border. For it, too, the figure is a lower bound on log P(image)."
+    "distribution: it clips what no image can be, in as many samples as the line above says, and "
+    "so adds mass to images at the border. For it, too, the figure is a lower bound on "
+    "log P(image)."
 )
 UNCLIPPED = (
     "It is of the distribution that is sampled at temperature 1, over images alone: nothing is "

@@ -90,7 +90,7 @@ def check(config: StageConfig) -> None:
             raise InputError(f"{key} lists something else than {kinds[-1].__name__} values")
     for key, allowed in CHOICES.items():
         value = _value(config, key)
-        if value not in allowed:
+        if value is not None and value not in allowed:
             raise InputError(f"{key} must be one of {', '.join(allowed)}, got {value!r}")
     for key, least in LEAST.items():
         value = _value(config, key)
