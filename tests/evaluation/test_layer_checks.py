@@ -35,9 +35,11 @@ def cascade() -> Cascade:
     return small_cascade()
 
 
-def small_cascade(bits: int = 8) -> Cascade:
-    base = stage("glow8", 8, GlowModel(kind="glow", **SMALL), bits)
-    return Cascade([base, stage("srf16", 16, SRFlowModel(kind="srflow", **SMALL, **ENCODER), bits)])
+def small_cascade(bits: int = 8, dequantise: str = "uniform") -> Cascade:
+    options = {**SMALL, "dequantise": dequantise}
+    base = stage("glow8", 8, GlowModel(kind="glow", **options), bits)
+    top = SRFlowModel(kind="srflow", **options, **ENCODER)
+    return Cascade([base, stage("srf16", 16, top, bits)])
 
 
 def layer_of(cascade: Cascade, number: int, kind: type) -> tuple[str, Bijection]:
@@ -50,9 +52,11 @@ def checked(cascade: Cascade, number: int) -> StageCheck:
     return check_cascade(cascade, IMAGES, LABELS)[number]
 
 
-@pytest.mark.parametrize("bits", [8, 5])
-def test_random_stages_are_sound(bits):
-    cascade = small_cascade(bits)
+@pytest.mark.parametrize(
+    ("bits", "dequantise"), [(8, "uniform"), (5, "uniform"), (8, "variational")]
+)
+def test_random_stages_are_sound(bits, dequantise):
+    cascade = small_cascade(bits, dequantise)
     for check, name, mine in zip(
         check_cascade(cascade, IMAGES, LABELS), STAGES, cascade.stages, strict=True
     ):
