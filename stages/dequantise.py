@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.bijection import Bijection, Cond, Identity, Squeeze
-from stages.coupling import AffineCoupling, Parameters, repeat_condition, scale_function
+from stages.coupling import AffineCoupling, Parameters, repeat_condition
 from stages.errors import InputError
 from stages.steps import Steps
 
@@ -30,8 +30,7 @@ EDGE = 2.0**-16  # e in [0, 1] is moved this far from the ends, so that its logi
 MARGIN = 2.0**-14  # u keeps this far from the ends of its bin, so that v + u never rounds out of it
 FINEST = 2.0**-24  # a share of a bin is held this far from 0 and 1 before its logit is taken
 LEAST_NOISE = 2.0**-15  # of an e that is computed back; float32 holds it beside |v| < 512
-SHIFT = 1.0  # the largest shift of a logit by one coupling
-SCALE = 0.2  # the smallest scale of a logit by one coupling, and one over the largest
+SCALE = 0.1  # the smallest scale of a logit by one coupling; the largest is 2 − SCALE
 FARTHEST = 4.0  # values are held within ±this before a net sees them; images live in ±½ or ±2
 
 
@@ -45,19 +44,24 @@ class Reverse(Bijection):
         return self(z)
 
 
+def _scale(raw: Tensor) -> Tensor:
+    return SCALE + 2 * (1 - SCALE) * torch.sigmoid(raw)
+
+
 class LogitCoupling(AffineCoupling):
     """A conditional coupling of logits with bounded shift and scale; a fresh one is the identity.
 
-    |t| < `SHIFT` keeps the middle of a bin, whose logit is 0, away from the bin's ends: with four
-    couplings, of which two change each value, its u lies in (0.002, 0.998).
+    With t = tanh(raw) and s = α + 2·(1 − α)·sigmoid(raw), α = `SCALE`, it may narrow a distribution
+    down, and hardly widen it. The middle of a bin, whose logit is 0, so stays away from the bin's
+    ends: with four couplings, of which two change each value, its u lies in (0.05, 0.95).
     """
 
     def __init__(self, channels: int, width: int):
-        super().__init__(channels, width, scale_function(SCALE, "symmetric"), conditional=True)
+        super().__init__(channels, width, _scale, conditional=True)
 
     def _parameters_of(self, predicted: Tensor) -> Parameters:
         shift, scale = super()._parameters_of(predicted)
-        return SHIFT * torch.tanh(shift / SHIFT), scale
+        return torch.tanh(shift), scale
 
 
 class Dequantiser(Bijection):

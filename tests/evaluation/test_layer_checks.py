@@ -52,7 +52,14 @@ def checked(cascade: Cascade, number: int) -> StageCheck:
 
 
 @pytest.mark.parametrize(
-    ("bits", "options"), [(8, {}), (5, {}), (8, {"coupling": "mixture", "nets": "vit"})]
+    ("bits", "options"),
+    [
+        (8, {}),
+        (5, {}),
+        (8, {"coupling": "mixture", "nets": "vit"}),
+        (8, {"dequantise": "variational"}),
+        (8, {"first": "mixture", "mixture_width": 8}),
+    ],
 )
 def test_random_stages_are_sound(bits, options):
     cascade = small_cascade(bits, **options)

@@ -81,7 +81,7 @@ BIJECTIONS = {
         0,
     ),
     "dequantiser": (lambda c: Dequantiser(c, 8, bits=3, features=FEATURES), 4, FEATURES),
-    "dequantiser of 3 channels, 5 steps": (lambda c: Dequantiser(c, 8, 1, 5), 3, 0),
+    "dequantiser of 3 channels, 1 step": (lambda c: Dequantiser(c, 8, 1, 1), 3, 0),
     "split": (
         lambda c: Split(Chain(ActNormInv1x1(c // 2), AffineCoupling(c // 2, 8, PLAIN))),
         5,

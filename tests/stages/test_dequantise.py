@@ -2,9 +2,13 @@
 
 import pytest
 import torch
-from conftest import randomise
+from conftest import ROOT, TINY, chdir, randomise
 from enumeration import all_integers, cube_probabilities
 
+from cascade import Cascade
+from cascade.config import load_config
+from cascade.data import open_images
+from cascade.training.trainer import Trainer
 from stages import Flow, InputError, StageLoss, glow, initialise, srflow
 from stages.actnorm import ActNorm, ActNormInv1x1
 from stages.bijection import Identity
@@ -56,7 +60,7 @@ def test_the_middle_of_a_bin_stays_off_its_ends():
     part = randomise(Dequantiser(4, 8, bits=8), 2.0)
     values = torch.randint(-128, 128, (64, 4, 4, 4)).double()
     u = part((values + 0.5) / 256)[0] * 256 - values
-    assert 0.002 < u.min() < 0.1 and 0.9 < u.max() < 0.998
+    assert 0.05 < u.min() < 0.2 and 0.8 < u.max() < 0.95
 
 
 def test_what_is_not_finite_stays_so_and_alone():
@@ -135,3 +139,26 @@ def test_uniform_noise_is_left_alone():
     assert type(glow((1, 8, 8), levels=1, steps=1, width=8).dequantiser) is Identity
     with pytest.raises(InputError, match="'uniform' or 'variational', got 'other'"):
         dequantiser("other", 4, 8, 8, 4)
+
+
+@pytest.mark.parametrize("memory", ["store", "reversible"])
+def test_a_cascade_with_learned_noise_is_trained_saved_and_scored(few_digits, tmp_path, memory):
+    """In bfloat16 too; the same integers come back, and a seed's draws are the same again."""
+    few = [*TINY, "train.steps=3", "train.init_images=64", "train.validate_images=16"]
+    few += ["model.dequantise=variational", "model.dequantise_steps=3", f"data.name={few_digits}"]
+    for name in ("glow8", "srf16"):
+        config = ROOT / "configs" / "mnist5k-haar" / f"{name}.yaml"
+        more = [f"train.memory={memory}", f"out={tmp_path / name}"]
+        with chdir(tmp_path):
+            assert Trainer(load_config(config, [*few, *more])).run()
+        assert (
+            "one draw\nof variational dequantisation" in (tmp_path / name / "README.md").read_text()
+        )
+    cascade = Cascade.load(tmp_path)
+    source = open_images(str(few_digits), "test", 1)
+    images = cascade.resize(source.read(torch.arange(8)))
+    labels = source.labels[:8]
+    assert torch.equal(cascade.decode(cascade.encode(images, labels), labels), images)
+    one, again, more = (cascade.likelihood(images, samples=k, seed=1).bpd for k in (1, 1, 8))
+    assert one == again < 8 and more == pytest.approx(one, abs=0.05)
+    assert cascade.sample(4, labels=[1] * 4, seed=0).shape == (4, 1, 16, 16)
