@@ -67,7 +67,7 @@ class SRFlowModel(Model):
 class Train:
     steps: int = MISSING
     batch_size: int = MISSING  # over all processes
-    optimizer: str = "adamax"  # adamax or adam
+    optimizer: str = "adamax"  # adamax, adam or muon
     lr: float = MISSING
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     weight_decay: float = 0.0

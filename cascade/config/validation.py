@@ -19,7 +19,7 @@ CHOICES = {
     "model.class_loss": ("bce", "softmax"),
     "model.permutation": ("dense", "lu"),
     "augment.scaling": ("whitened", "raw"),
-    "train.optimizer": ("adamax", "adam"),
+    "train.optimizer": ("adamax", "adam", "muon"),
     "train.schedule": ("constant", "halve", "cosine"),
     "train.precision": ("no", "bf16"),
     "train.memory": ("store", "checkpoint", "reversible"),
