@@ -77,7 +77,7 @@ class Train:
     steps: int = MISSING  # may be left out, or null, beside seconds
     seconds: float | None = None  # process time after which training ends, if not by its steps
     batch_size: int = MISSING  # over all processes
-    optimizer: str = "adamax"  # adamax or adam
+    optimizer: str = "adamax"  # adamax, adam or muon
     lr: float = MISSING
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     weight_decay: float = 0.0

@@ -24,7 +24,7 @@ CHOICES = {
     "model.dequantise": ("uniform", "variational"),
     "model.encoder": ("rrdb", "residual"),
     "augment.scaling": ("whitened", "raw"),
-    "train.optimizer": ("adamax", "adam"),
+    "train.optimizer": ("adamax", "adam", "muon"),
     "train.schedule": ("constant", "halve", "cosine"),
     "train.precision": ("no", "bf16"),
     "train.memory": ("store", "checkpoint", "reversible"),

@@ -58,7 +58,9 @@ def load_state(
         if place >= len(parameters) or like.shape != value.shape:
             raise InputError(f"{file} holds {key} of the optimiser, which fits no parameter")
         moments.setdefault(place, {})[name] = torch.empty_like(like).copy_(value)
-    if len({frozenset(moment) for moment in moments.values()}) > 1:
+    group_of = [n for n, group in enumerate(optimizer.param_groups) for _ in group["params"]]
+    found = {(group_of[place], frozenset(moment)) for place, moment in moments.items()}
+    if len(found) > len({group for group, _ in found}):
         raise InputError(f"{file} lacks some of the optimiser's moments")
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
 

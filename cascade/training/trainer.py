@@ -19,6 +19,7 @@ from cascade.stage import with_sigma
 from cascade.training.diagnosis import explain
 from cascade.training.learner import Learner
 from cascade.training.model_card import write_card
+from cascade.training.optimizer import check_optimizer
 from cascade.training.run_folder import StageFolder
 from cascade.training.saving import Progress, Saver
 from cascade.training.signals import stop_requests
@@ -37,6 +38,7 @@ class Trainer:
     def __init__(self, config: StageConfig, restart: bool = False):
         """``restart``: what the folder holds of an earlier run is removed first."""
         check_trackers(config.train.trackers)
+        check_optimizer(config.train.optimizer)
         self.config = config
         self.out = Path(config.out)
         self.accelerator = accelerator(config)

@@ -62,7 +62,7 @@ def test_no_is_a_precision_though_yaml_reads_a_truth_value():
         ("model.residual=true", "a glow stage has no setting model.residual"),
         ("train.steps=many", "could not be converted to Integer"),
         ("model.kind=gan", "model.kind must be one of glow, srflow"),
-        ("train.optimizer=sgd", "train.optimizer must be one of adamax, adam"),
+        ("train.optimizer=sgd", "train.optimizer must be one of adamax, adam, muon"),
         ("model.coupling=spline", "model.coupling must be one of affine, additive, mixture"),
         ("model.components=0", "model.components must be at least 1"),
         ("model.nets=mlp", "model.nets must be one of conv, gated, vit"),
