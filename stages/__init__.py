@@ -23,12 +23,12 @@ from stages.coupling import (
     InjectorNets,
     scale_function,
 )
-from stages.dequantise import Dequantiser
 from stages.encoder import Encoder
 from stages.errors import InputError, InputWarning, ReportedElsewhere
 from stages.flow import Flow, StageLoss
 from stages.glow import glow
-from stages.mixture import LogisticMixture, MixtureSettings
+from stages.integers.dequantise import Dequantiser
+from stages.integers.mixture import LogisticMixture, MixtureSettings
 from stages.mixture_coupling import MixtureCoupling
 from stages.prior import ClassPrior, SplitPrior
 from stages.srflow import srflow

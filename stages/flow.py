@@ -24,11 +24,11 @@ from stages.bijection import (
 from stages.coupling import Coupling, InjectorNets, repeat_condition
 from stages.encoder import RRDB, Encoder
 from stages.errors import InputError
-from stages.mixture import LogisticMixture
+from stages.integers.mixture import LogisticMixture
+from stages.integers.support import upsampled
 from stages.nets import ResidualBlock
 from stages.prior import ClassPrior, SplitPrior, log_normal
 from stages.steps import Steps
-from stages.support import upsampled
 
 
 class Flow(nn.Module):

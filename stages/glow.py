@@ -5,14 +5,14 @@ from __future__ import annotations
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Bijection, Chain, Identity, Split, Squeeze
 from stages.coupling import scale_function
-from stages.dequantise import dequantiser
 from stages.flow import Flow, check_size
-from stages.mixture import LogisticMixture, MixtureSettings, without_steps
+from stages.integers.dequantise import dequantiser
+from stages.integers.mixture import LogisticMixture, MixtureSettings, without_steps
+from stages.integers.support import PixelSupport
 from stages.mixture_coupling import make_coupling
 from stages.nets import NetMaker, net_maker
 from stages.prior import SplitPrior
 from stages.steps import Steps
-from stages.support import PixelSupport
 
 
 def glow(

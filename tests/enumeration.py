@@ -10,7 +10,7 @@ from cascade import Cascade
 from cascade.config import Data, GlowModel, SRFlowModel, StageConfig, Train
 from cascade.stage import Stage
 from cascade.transforms.dequantise import centre, dequantise, expand_bits, log_volume
-from stages import Flow, srflow
+from stages import Flow, MixtureSettings, glow, srflow
 from stages.actnorm import ActNormInv1x1
 
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
@@ -54,6 +54,22 @@ def tiny_cascade(pyramid: str = "bicubic") -> Cascade:
     for name, size, model, flow in zip(("base", "top"), (1, 2), models, (base, top), strict=True):
         config = StageConfig(name, 0, Data(size=size, **data), model, train)
         stages.append(Stage(name, config, flow.eval()))
+    return Cascade(stages)
+
+
+def exact_cascade() -> Cascade:
+    """2×2 → 4×4 Haar, one channel, one bit, mixtures alone: 65,536 images, each with its P."""
+    first = MixtureSettings(components=2, width=4)
+    options = {"levels": 1, "steps": 0, "width": 4, "first": first, "bits": 1}
+    base = randomise(glow((1, 2, 2), **options), 0.5)
+    top = randomise(srflow((1, 4, 4), **options, **ENCODER, details=True), 0.5)
+    mixture = {"pyramid": "haar", "first": "mixture"}
+    models = GlowModel("glow", **mixture), SRFlowModel("srflow", **mixture)
+    stages = []
+    for name, size, model, flow in zip(("base", "top"), (2, 4), models, (base, top), strict=True):
+        data = Data(name="none", size=size, channels=1, bits=1)
+        config = StageConfig(name, 0, data, model, Train(steps=0, batch_size=1, lr=0.0))
+        stages.append(Stage(name, config, flow.eval(), chunk=4096))
     return Cascade(stages)
 
 

@@ -4,7 +4,13 @@ import math
 
 import pytest
 import torch
-from enumeration import all_integers, condition, cube_probabilities, tiny_cascade
+from enumeration import (
+    all_integers,
+    condition,
+    cube_probabilities,
+    exact_cascade,
+    tiny_cascade,
+)
 
 from cascade import Cascade
 from cascade.transforms.dequantise import expand_bits
@@ -86,3 +92,37 @@ def test_composed_log_prob_tends_to_the_quadrature(kind):
     one, many = (cascade.stage_log_probs(shown, samples=k)[0].sum(1) for k in (1, 800))
     torch.testing.assert_close(many, exact, rtol=0, atol=0.05)
     assert (many - exact).abs().mean() < (one - exact).abs().mean()
+
+
+@torch.no_grad()
+def test_what_an_exact_cascade_scores_is_what_it_samples(record_property):
+    """log P of all 65,536 images sums to 1, and is how often each of them is drawn."""
+    cascade, count = exact_cascade(), 100_000
+    images = expand_bits(all_integers(0, 2, (1, 4, 4)).to(torch.uint8), 1)
+    nats = cascade.log_prob(images)
+    assert nats.exp().sum() == pytest.approx(1, abs=1e-9)
+    draw = cascade.draw(count, seed=0)
+    assert draw.finite.all() and not draw.clipped.any() and not draw.out_of_range.any()
+    places = (draw.images[-1].flatten(1).long() // 255 * 2 ** torch.arange(15, -1, -1)).sum(1)
+    drawn = torch.bincount(places, minlength=2**16)
+    expected = count * nats.exp()
+    often = expected > 10
+    deviation = (drawn - expected)[often] / expected[often].sqrt()
+    record_property(
+        "images that are often drawn, worst deviation", (often.sum(), deviation.abs().max())
+    )
+    assert often.sum() > 100 and deviation.abs().max() < 5
+    assert deviation.square().mean() == pytest.approx(1, abs=6 / math.sqrt(often.sum()))
+    report = cascade.likelihood(
+        images[:9], samples=3
+    )  # no noise to draw: not a bit of a difference
+    assert torch.equal(report.nats.sum(1), nats[:9])
+    assert "log P(image) itself. It is of the distribution that is sampled" in report.statement
+
+
+def test_a_statement_names_the_stages_that_are_dequantised():
+    cascade = exact_cascade()
+    assert "dequantisation" not in cascade.report(torch.zeros(1, 2)).statement
+    plain = cascade.stages[0].replace(flow=tiny_cascade("haar").stages[0].flow)
+    mixed = Cascade([plain, cascade.stages[1]]).report(torch.zeros(1, 2)).statement
+    assert "but for the dequantisation of base, which is bounded" in mixed and "clips" in mixed

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cascade.chain import Cascade
 from stages import Bijection, Flow
 from stages.coupling import AffineInjector, Coupling
-from stages.mixture import LogisticMixture
+from stages.integers.mixture import LogisticMixture
 from stages.prior import ClassPrior
 
 

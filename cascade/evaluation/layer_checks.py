@@ -24,7 +24,7 @@ from stages import Bijection, Flow
 from stages.actnorm import ActNormInv1x1
 from stages.bijection import Cond
 from stages.coupling import AffineInjector, Coupling
-from stages.mixture import LogisticMixture
+from stages.integers.mixture import LogisticMixture
 
 ELEMENTARY = (ActNormInv1x1, Coupling, AffineInjector, LogisticMixture)  # so is a SplitPrior
 JACOBIAN_SIDE = 64  # C·h·w of the crop whose Jacobian is compared

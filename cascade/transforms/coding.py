@@ -100,7 +100,7 @@ class Details(Coding):
 class RowDetails(Details):
     """Details as lh and each row's own h, in an order in which every one's range is known.
 
-    What a mixture is of, see `stages.support.DetailSupport`: all within ±1 of y.
+    What a mixture is of, see `stages.integers.support.DetailSupport`: all within ±1 of y.
     """
 
     span = 2.0

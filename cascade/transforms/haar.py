@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stages.support import reach, unlift
+from stages.integers.support import reach, unlift
 
 
 def _lift(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

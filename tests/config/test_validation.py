@@ -10,12 +10,12 @@ from cascade.config.schema import KINDS, StageConfig
 from cascade.config.validation import CHOICES, LEAST, MOST, check
 from stages import InputError
 
-SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
+SRF16 = ROOT / "configs" / "mnist5k-haar" / "srf16.yaml"
 
 
 def having(key: str, value: object) -> StageConfig:
-    """A shipped SRFlow's configuration, with one setting changed unchecked."""
-    config = load_config(SRF16)
+    """An SRFlow's configuration, which a mixture comes first in, with one setting changed."""
+    config = load_config(SRF16, ["model.first=mixture"])
     section, name = key.split(".")
     assert hasattr(getattr(config, section), name), key
     setattr(getattr(config, section), name, value)

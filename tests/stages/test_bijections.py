@@ -16,8 +16,8 @@ from stages.coupling import (
     ScaleFunction,
     scale_function,
 )
-from stages.dequantise import Dequantiser
 from stages.glow import glow
+from stages.integers.dequantise import Dequantiser
 from stages.mixture_coupling import MixtureCoupling
 from stages.nets import AffineHead, CouplingNet, net_maker
 from stages.prior import LOG_SIGMA, SplitPrior, inverse_sigma

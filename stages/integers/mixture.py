@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from stages.bijection import Bijection, Cond
 from stages.coupling import repeat_condition
 from stages.errors import InputError
+from stages.integers.support import Support
 from stages.nets import ResidualBlock
-from stages.support import Support
 
 FLOOR = 1e-4  # the probability of the uniform component, which bounds |z| and the cost of any value
 BEYOND = 1e6  # where a logistic distribution function is 0 or 1 for certain

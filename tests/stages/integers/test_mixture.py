@@ -14,7 +14,7 @@ from cascade.transforms.pyramid import halve
 from stages import InputError, LogisticMixture, MixtureSettings, glow, srflow
 from stages.actnorm import ActNormInv1x1
 from stages.flow import without_priors
-from stages.support import DetailSupport, PixelSupport
+from stages.integers.support import DetailSupport, PixelSupport
 
 BITS = 3
 MIDDLE = 2 ** (BITS - 1)

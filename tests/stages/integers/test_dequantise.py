@@ -12,7 +12,7 @@ from cascade.training.trainer import Trainer
 from stages import Flow, InputError, StageLoss, glow, initialise, srflow
 from stages.actnorm import ActNorm, ActNormInv1x1
 from stages.bijection import Identity
-from stages.dequantise import MARGIN, Dequantiser, dequantiser
+from stages.integers.dequantise import MARGIN, Dequantiser, dequantiser
 
 SMALL = {"levels": 2, "steps": 1, "width": 8, "dequantise": "variational"}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}

@@ -1,0 +1,1 @@
+"""What lies between the integers of an image and the flow: supports, mixtures, dequantisation."""
