@@ -14,8 +14,13 @@ from cascade.utils.tensors import write_tensors
 
 SMALL = ("model.steps=1", "model.width=8", "data.size=16")
 FEW_LEVELS = ("model.steps=1", "model.width=8", "model.levels=1")
-# pyramid, classes, bits
-KINDS = [("haar", 10, 8), ("haar", 0, 8), ("bicubic", 10, 5), ("bicubic", 0, 8)]
+OF_A_KIND = {  # of cascades: whose configurations, and what is changed
+    "bicubic": ("mnist5k", *FEW_LEVELS),
+    "haar": ("mnist5k-haar", "model.first=none", *FEW_LEVELS),
+    "mixture": ("mnist5k-haar", "model.mixture_width=8", "model.steps=0", "model.levels=1"),
+}
+# kind, classes, bits
+KINDS = [("haar", 10, 8), ("haar", 0, 8), ("bicubic", 10, 5), ("bicubic", 0, 8), ("mixture", 10, 5)]
 
 
 def stage_folder(folder: Path, *overrides: str, config: str = "photos/srf2x") -> Path:
@@ -34,16 +39,17 @@ def small_stage(folder: Path, *overrides: str) -> Stage:
     return stage.replace(chunk=1)
 
 
-def random_cascade(pyramid: str, classes: int, bits: int = 8) -> Cascade:
+def random_cascade(kind: str, classes: int, bits: int = 8) -> Cascade:
     """Three stages, 8, 16 and 32, with random weights; labels move their latents far."""
-    folder = ROOT / "configs" / ("mnist5k-haar" if pyramid == "haar" else "mnist5k")
+    folder, *changes = OF_A_KIND[kind]
     stages = []
     for name in ("glow8", "srf16", "srf32"):
-        changes = [*FEW_LEVELS, f"model.classes={classes}", f"data.bits={bits}"]
-        config = load_config(folder / f"{name}.yaml", changes)
+        settings = [*changes, f"model.classes={classes}", f"data.bits={bits}"]
+        config = load_config(ROOT / "configs" / folder / f"{name}.yaml", settings)
         flow = randomise(build(config), 0.05, seed=len(stages)).float().eval()
         if classes:
-            flow.prior.table.weight.data.normal_()
+            table = flow.prior.table if flow.has_prior else flow.mixture.labels
+            table.weight.data.normal_()
         stages.append(Stage(name, config, flow))
     return Cascade(stages)
 

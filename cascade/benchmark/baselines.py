@@ -63,11 +63,12 @@ def plain_srflow(config: StageConfig) -> Flow:
     every step; actnorm and 1×1 are two maps, each with its own determinant and inverse.
     """
     model: Any = config.model  # an SRFlow's has more
-    usual = model.coupling == "affine" and model.nets == "conv"
-    if not config.upsamples or config.of_details or model.conditional_prior or not usual:
+    usual = model.coupling == "affine" and model.nets == "conv" and not config.has_mixture
+    usual = usual and config.upsamples and model.encoder == "rrdb" and model.dequantise == "uniform"
+    if not usual or config.of_details or model.conditional_prior:
         raise InputError(
-            "--against plain is for an SRFlow with model.pyramid=bicubic, affine couplings of conv "
-            "nets, and no conditional_prior"
+            "--against plain is for an SRFlow as published, with model.pyramid=bicubic and no "
+            "conditional_prior"
         )
     flow = build(config)
     scale_fn, features = scale_function(model.squish, model.squish_range), flow.encoder.channels

@@ -116,7 +116,8 @@ def parts(
 
     assert given.low is not None
     versions = of_one_image(flow, given, given.low[:1], mixed)
-    return {"versions": versions, "encoder": encoder, "condition": condition}
+    steps = {"condition": condition} if levels else {}  # a mixture alone has none
+    return {"versions": versions, "encoder": encoder, **steps}
 
 
 def of_one_image(

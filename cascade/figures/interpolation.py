@@ -55,12 +55,21 @@ def between(
     image that the stage below makes on the way, so a share of 0 or 1 is the real image itself.
 
     From one class to another, what the label does to a stage's coarsest latent, z → μ_y + σ_y·z,
-    goes along as well: mean and deviation change along a straight line.
+    goes along as well: mean and deviation change along a straight line. Where a mixture's nets read
+    the label, the end is the noise that makes the end's image at the start's label.
     """
     start_labels = cascade.needed_labels(start_labels, len(starts))
     end_labels = cascade.needed_labels(end_labels, len(ends))
     first = cascade.encode(starts, start_labels)
-    last = cascade.encode(ends, end_labels)
+    last = [
+        own if stage.flow.has_prior else at_start
+        for stage, own, at_start in zip(
+            cascade.stages,
+            cascade.encode(ends, end_labels),
+            cascade.encode(ends, start_labels),
+            strict=True,
+        )
+    ]
     return [
         [
             _relabelled(stage, spherical(a, b, share), start_labels, end_labels, share)
@@ -75,7 +84,7 @@ def _relabelled(
     stage: Stage, noise: Tensor, labels: Tensor | None, others: Tensor | None, share: float
 ) -> Tensor:
     """Noise that is to ``labels`` what ``noise`` is a ``share`` of the way from them to others."""
-    if not stage.classes:
+    if not stage.flow.has_prior:
         return noise
     one, two = (
         stage.run(partial(_unwhitened, stage.flow), noise, None, y) for y in (labels, others)

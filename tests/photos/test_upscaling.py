@@ -282,7 +282,8 @@ def test_a_stage_with_classes_works_at_any_size(tmp_path, config):
 @pytest.mark.parametrize("config", ["photos/srf2x", "mnist5k-haar/srf16"])
 def test_samples_are_scored_as_they_were_drawn(tmp_path, config):
     """Their density is that of their noise, however far outside an image's values they lie."""
-    stage = load_stage(stage_folder(tmp_path / "stage", config=config), dtype="float64")
+    folder = stage_folder(tmp_path / "stage", "model.first=none", config=config)
+    stage = load_stage(folder, dtype="float64")
     low = torch.zeros(1, stage.shape[0], 8, 8, dtype=torch.uint8)  # black, so most are outside
     channels, side = stage.flow.shape[0], 16 if config.startswith("photos") else 8
     noise = torch.randn((1, channels, side, side), generator=generator("typical"))
