@@ -61,63 +61,68 @@ class Bins:
     def _arguments(self, edge: Tensor) -> Tensor:
         """What the logistic distribution functions at an edge are sigmoids of, (B, C, M, h, w)."""
         _, location, log_scale = self.components
-        argument = (edge.unsqueeze(2) - location) * torch.exp(-log_scale)
-        argument = argument.masked_fill((edge <= self.least).unsqueeze(2), -BEYOND)
-        return argument.masked_fill((edge > self.greatest).unsqueeze(2), BEYOND)
+        return (edge.unsqueeze(2) - location) * torch.exp(-log_scale)
+
+    def _edges(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """`_arguments` at both edges of integers' bins; beyond the bounds there is nothing."""
+        lower, upper = self._arguments(value), self._arguments(value + 1)
+        lower = lower.masked_fill((value <= self.least).unsqueeze(2), -BEYOND)
+        return lower, upper.masked_fill((value >= self.greatest).unsqueeze(2), BEYOND)
 
     def log_mass(self, value: Tensor) -> Tensor:
-        """log P of integers, (B, C, h, w) in nats.
+        """log P of integers, (B, C, h, w) in nats."""
+        return self._log_mass(value, *self._edges(value))
 
-        σ(b) − σ(a) = σ(b)·σ(−a)·(1 − e^(a−b)), where a difference would cancel to 0.
-        """
-        a, b = self._arguments(value), self._arguments(value + 1)
+    def _log_mass(self, value: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """σ(b) − σ(a) = σ(b)·σ(−a)·(1 − e^(a−b)), where a difference would cancel to 0."""
         at_an_end = ((value <= self.least) | (value >= self.greatest)).unsqueeze(2)
         gap = torch.exp(-self.components.log_scale).masked_fill(at_an_end, BEYOND)
-        inside = F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1(-gap))
+        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-gap))
         mixed = torch.logsumexp(self.components.log_weight + inside, 2)
         return torch.logaddexp(mixed + math.log1p(-FLOOR), self.floor.log())
 
-    def below(self, edge: Tensor) -> Tensor:
+    def _below(self, edge: Tensor, argument: Tensor) -> Tensor:
         """P(integers < edge), precise where it is small."""
-        return self._tail(self._arguments(edge), edge - self.least)
+        return self._tail(argument) + self.floor * (edge - self.least)
 
-    def above(self, edge: Tensor) -> Tensor:
+    def _above(self, edge: Tensor, argument: Tensor) -> Tensor:
         """P(integers ≥ edge), precise where it is small."""
-        return self._tail(-self._arguments(edge), self.greatest + 1 - edge)
+        return self._tail(-argument) + self.floor * (self.greatest + 1 - edge)
 
-    def _tail(self, argument: Tensor, count: Tensor) -> Tensor:
+    def _tail(self, argument: Tensor) -> Tensor:
         mixed = (self.components.log_weight.exp() * torch.sigmoid(argument)).sum(2)
-        return (1 - FLOOR) * mixed + self.floor * count
+        return (1 - FLOOR) * mixed
 
-    def noise(self, value: Tensor, part: Tensor, log_mass: Tensor) -> Tensor:
-        """z = Φ⁻¹(F(v) + u·P(v)), from whichever tail of F is the smaller one."""
+    def noise(self, value: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+        """z = Φ⁻¹(F(v) + u·P(v)), from whichever tail of F is the smaller one, and log P(v)."""
+        lower, upper = self._edges(value)
+        log_mass = self._log_mass(value, lower, upper)
         mass = log_mass.exp()
-        lower = self.below(value) + part * mass
-        upper = self.above(value + 1) + (1 - part) * mass
-        z = torch.special.ndtri(torch.minimum(lower, upper).clamp(1e-30, 0.5))
-        return torch.where(lower < upper, z, -z)
+        left = self._below(value, lower) + part * mass
+        right = self._above(value + 1, upper) + (1 - part) * mass
+        z = torch.special.ndtri(torch.minimum(left, right).clamp(1e-30, 0.5))
+        return torch.where(left < right, z, -z), log_mass
 
     def value_of(self, z: Tensor, doublings: int) -> tuple[Tensor, Tensor, Tensor]:
         """The integer v and the part u of its bin that `noise` maps to z, by bisection; log P(v).
 
         ``doublings`` is the logarithm to base 2 of the largest number of values, rounded up.
         """
-        lower, upper = torch.special.ndtr(z), torch.special.ndtr(-z)
-        left = z < 0
-
-        def reached(edge: Tensor) -> Tensor:
-            return torch.where(left, self.below(edge) <= lower, self.above(edge) >= upper)
-
+        left, right = torch.special.ndtr(z), torch.special.ndtr(-z)
         value, last = (bound.to(z).expand_as(z) for bound in (self.least, self.greatest))
         for _ in range(doublings):
             middle = torch.floor((value + last + 1) / 2)
-            up = reached(middle)
-            value, last = torch.where(up, middle, value), torch.where(up, last, middle - 1)
-        log_mass = self.log_mass(value)
+            argument = self._arguments(middle)
+            below, above = self._below(middle, argument), self._above(middle, argument)
+            reached = torch.where(z < 0, below <= left, above >= right)
+            value = torch.where(reached, middle, value)
+            last = torch.where(reached, last, middle - 1)
+        lower, upper = self._edges(value)
+        log_mass = self._log_mass(value, lower, upper)
+        from_left = left - self._below(value, lower)
+        from_right = right - self._above(value + 1, upper)
         mass = log_mass.exp()
-        part = torch.where(
-            left, (lower - self.below(value)) / mass, 1 - (upper - self.above(value + 1)) / mass
-        )
+        part = torch.where(z < 0, from_left / mass, 1 - from_right / mass)
         return value, part.clamp(0, LARGEST_PART), log_mass
 
 
@@ -297,8 +302,9 @@ class LogisticMixture(Bijection):
         parts = self.support.split(scaled - whole)
         z, masses = [], []
         for part, (bins, value) in zip(parts, self._bins(whole, cond), strict=True):
-            masses.append(bins.log_mass(value))
-            z.append(bins.noise(value, part, masses[-1]))
+            noise, log_mass = bins.noise(value, part)
+            z.append(noise)
+            masses.append(log_mass)
         joined = self.support.join(z)
         return joined, self._log_det(joined, self.support.join(masses))
 
