@@ -68,8 +68,8 @@ def outline(config: StageConfig) -> Flow:
 def _built(config: StageConfig) -> Flow:
     model, data = config.model, config.data
     options = {f.name: getattr(model, f.name) for f in fields(model)}
-    options = {key: value for key, value in options.items() if key not in NOT_OF_THE_FLOW}
-    options = {key: value for key, value in options.items() if key not in OF_THE_MIXTURE}
+    others = (*NOT_OF_THE_FLOW, *OF_THE_MIXTURE)
+    options = {key: value for key, value in options.items() if key not in others}
     options |= {"first": _first(model), "bits": data.bits}
     shape = (data.channels, data.size, data.size)
     if config.upsamples:
@@ -86,6 +86,20 @@ def _first(model: Model) -> MixtureSettings | None:
         return None
     width, blocks = model.mixture_width, model.mixture_blocks
     return MixtureSettings(model.components, model.colour, model.order, width, blocks)
+
+
+def _idle(model: Model) -> set[str]:
+    """Sizes of what the flow does not have, beside the other settings."""
+    idle = set() if model.steps else {"width", "transition_steps", "net_blocks"}
+    if model.first == "none":
+        idle |= {"mixture_width", "mixture_blocks"}
+        if model.coupling != "mixture":
+            idle.add("components")
+    if model.dequantise == "uniform":
+        idle.add("dequantise_steps")
+    if getattr(model, "encoder", "rrdb") == "residual":
+        idle.add("encoder_growth")
+    return idle
 
 
 def channels_last(flow: Flow) -> Flow:
@@ -105,7 +119,7 @@ def build_with(config: StageConfig, tensors: Mapping[str, Tensor], source: Path)
     """
     values = sum(tensor.numel() for tensor in tensors.values())
     for key in (*DEPTHS, *WIDTHS):
-        asked = getattr(config.model, key, 0)
+        asked = 0 if key in _idle(config.model) else getattr(config.model, key, 0)
         if asked > (len(tensors) if key in DEPTHS else values):
             raise InputError(f"{source} holds {OTHER}: model.{key} is {asked}")
     if kinds(outline(config).state_dict()) != kinds(tensors):

@@ -88,7 +88,7 @@ def glow(
     channels = 4 * shape[0]
     support = PixelSupport(bits, relative=False)
     mixture = LogisticMixture(support, shape[0], 0, first, classes) if first else None
-    alone = without_steps(steps, levels, first)
+    alone = without_steps(steps, levels, first, dequantise)
     body: Bijection = Identity() if alone else Squeeze(level(channels, levels))
     bins = dequantiser(dequantise, channels, width, bits, dequantise_steps)
     return Flow(body, shape, levels, classes, dequantiser=bins, mixture=mixture)

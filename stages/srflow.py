@@ -136,7 +136,7 @@ def srflow(
         shape = (channels, rows // 2, columns // 2)
     features, squeezed = reader.channels, not details
     body: Bijection
-    if without_steps(steps, levels, first):
+    if without_steps(steps, levels, first, dequantise):
         body = Identity()
     else:
         body = Squeeze(level(channels, levels)) if squeezed else level(channels, levels)

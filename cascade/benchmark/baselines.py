@@ -29,8 +29,10 @@ def normflows_glow(config: StageConfig, x: Tensor) -> Any:
         import normflows as nf
     except ImportError:
         raise InputError("--against normflows needs: pip install 'csrflow[bench]'") from None
-    if config.upsamples or config.model.classes:
-        raise InputError("--against normflows is for a Glow without classes")
+    model = config.model
+    plain = model.first == "none" and model.coupling == "affine" and model.nets == "conv"
+    if config.upsamples or model.classes or not plain or model.dequantise != "uniform":
+        raise InputError("--against normflows is for a Glow as published, without classes")
     levels, channels, size = config.model.levels, config.data.channels, config.data.size
     bases, flows, merges = [], [], []
     for level in range(levels):

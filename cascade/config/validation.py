@@ -156,7 +156,8 @@ def check(config: StageConfig) -> None:
         raise InputError("train.schedule=halve counts steps: with train.seconds use cosine")
     if config.model.steps == 0 and (not config.has_mixture or config.model.levels > 1):
         raise InputError(
-            "model.steps=0 leaves a mixture alone: it needs model.first=mixture and model.levels=1"
+            "model.steps=0 leaves a mixture alone: it needs model.first=mixture and "
+            "model.levels=1; otherwise set model.steps"
         )
     if config.has_mixture and getattr(config.model, "residual", False):
         raise InputError("model.first=mixture is of integers: it needs model.residual=false")

@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from cascade.chain import Cascade
 from stages import Bijection, Flow
 from stages.coupling import AffineInjector, Coupling
+from stages.integers.dequantise import Dequantiser
 from stages.integers.mixture import LogisticMixture
 from stages.prior import ClassPrior
 
 
 def _has_log_det(module: nn.Module) -> bool:
-    """Whether it adds a log-determinant of its own: a class prior, or a bijection of no others."""
+    """Whether it adds a log-determinant that is not one of bijections within it."""
     inner = [m for m in module.modules() if isinstance(m, Bijection)]
-    return isinstance(module, ClassPrior) or inner == [module]
+    return isinstance(module, ClassPrior | Dequantiser) or inner == [module]
 
 
-def _by_position(module: nn.Module, x: Tensor, cond: Any, log_det: Tensor) -> Tensor:
+def _by_position(module: nn.Module, x: Tensor, cond: Any, z: Tensor, log_det: Tensor) -> Tensor:
     """One module's log-determinant (B,) over the positions of its level, (B, h, w), in nats.
 
     Where a net chooses the map it is Σ_channels of its log-slope; elsewhere every position counts
@@ -32,7 +33,9 @@ def _by_position(module: nn.Module, x: Tensor, cond: Any, log_det: Tensor) -> Te
     if isinstance(module, AffineInjector):
         return cond[1].log().sum(1)
     if isinstance(module, LogisticMixture):
-        return module.by_value(x, cond)[1].sum(1)
+        return module.support.by_position(module.by_value(x, cond)[1])
+    if isinstance(module, Dequantiser):
+        return module.log_slopes(x, z).sum(1)
     if isinstance(module, Coupling):
         return module.log_slopes(x, cond).sum(1)
     height, width = x.shape[2:]
@@ -58,7 +61,7 @@ def nats_map(
     parts = []
 
     def note(module: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        parts.append(_spread(_by_position(module, inputs[0], inputs[1], output[1]), x.shape[2]))
+        parts.append(_spread(_by_position(module, *inputs, *output), x.shape[2]))
 
     with ExitStack() as hooks:
         for module in filter(_has_log_det, flow.modules()):

@@ -61,15 +61,13 @@ def between(
     start_labels = cascade.needed_labels(start_labels, len(starts))
     end_labels = cascade.needed_labels(end_labels, len(ends))
     first = cascade.encode(starts, start_labels)
-    last = [
-        own if stage.flow.has_prior else at_start
-        for stage, own, at_start in zip(
-            cascade.stages,
-            cascade.encode(ends, end_labels),
-            cascade.encode(ends, start_labels),
-            strict=True,
-        )
-    ]
+    last = cascade.encode(ends, end_labels)
+    if any(stage.classes and not stage.flow.has_prior for stage in cascade.stages):
+        at_start = cascade.encode(ends, start_labels)
+        last = [
+            one if stage.flow.has_prior else other
+            for stage, one, other in zip(cascade.stages, last, at_start, strict=True)
+        ]
     return [
         [
             _relabelled(stage, spherical(a, b, share), start_labels, end_labels, share)

@@ -112,7 +112,7 @@ class Augmentation:
 
     @property
     def labelled(self) -> bool:
-        """Whether the previous stage needs labels; without its priors it does not."""
+        """Whether the previous stage needs labels; without a class prior it may not."""
         return bool(self.stage.flow.classes)
 
     def check_labels(self, source: ImageSource) -> None:

@@ -32,6 +32,8 @@ def write_card(config: StageConfig, images: StageData, flow: Flow) -> None:
     shown = f"![samples](samples/{pictures[-1].name})\n\n" if pictures else ""
     asked = ", given the real images of half the size" * config.upsamples
     asked += ", labels given" * bool(model.classes)
+    noise = f"one draw\nof {model.dequantise} dequantisation noise"
+    noise = "without dequantisation" if flow.exact else noise
     weights = "averaged" if config.train.ema else "last"
     facts = {**_training(config, images), "held out": f"{held_out.bpd(flow):.4f} bits/dim"}
     table = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
@@ -46,8 +48,7 @@ A {model.kind} of {data.size}x{data.size} {what}{given}, {parameters:,} paramete
 {table}
 
 Held out: this stage's own bits/dim of {len(held_out.batch.target)} images of the \
-{held_out.split} split{asked}, one draw
-of {model.dequantise} dequantisation noise, {weights} weights. It is not the cascade's figure: for
+{held_out.split} split{asked}, {noise}, {weights} weights. It is not the cascade's figure: for
 that, run `csrflow likelihood` on the cascade's folder.
 
 `model.safetensors` holds the weights to use, `best.safetensors` those that did best on held-out

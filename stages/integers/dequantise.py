@@ -104,7 +104,12 @@ class Dequantiser(Bijection):
         logit, opened = _logit(e, EDGE)
         logit, change = self.steps(logit, seen)
         u, closed = _sigmoid(logit, MARGIN)
-        return (v + u) / 2**self.bits, opened + change + closed
+        return (v + u) / 2**self.bits, _sum(opened + closed) + change
+
+    def log_slopes(self, x: Tensor, z: Tensor) -> Tensor:
+        """What of log_det is not the couplings', by value, for x and its image z (B, C, H, W)."""
+        e, u = (y * 2**self.bits % 1 for y in (x, z))
+        return _logit(e, EDGE)[1] - _logit(u, _undone(MARGIN))[1]
 
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
         v, u, seen = self._bins(z, cond)
@@ -112,21 +117,25 @@ class Dequantiser(Bijection):
         logit, change = self.steps.inverse(logit, seen)
         e, closed = _sigmoid(logit, _undone(EDGE))
         e = e.clamp(LEAST_NOISE, 1 - LEAST_NOISE)
-        return (v + e) / 2**self.bits, opened + change + closed
+        return (v + e) / 2**self.bits, _sum(opened + closed) + change
+
+
+def _sum(log_slopes: Tensor) -> Tensor:
+    return log_slopes.flatten(1).sum(1)
 
 
 def _logit(place: Tensor, edge: float) -> tuple[Tensor, Tensor]:
-    """The logit of p = edge + (1 − 2·edge)·place, held within (0, 1), and its log-determinant."""
+    """The logit of p = edge + (1 − 2·edge)·place, held within (0, 1), and its log-slope."""
     width = 1 - 2 * edge
     inside, outside = ((edge + width * x).clamp(min=FINEST).log() for x in (place, 1 - place))
-    return inside - outside, (math.log(width) - inside - outside).flatten(1).sum(1)
+    return inside - outside, math.log(width) - inside - outside
 
 
 def _sigmoid(logit: Tensor, edge: float) -> tuple[Tensor, Tensor]:
-    """edge + (1 − 2·edge)·sigmoid(logit), and its log-determinant."""
+    """edge + (1 − 2·edge)·sigmoid(logit), and its log-slope."""
     width = 1 - 2 * edge
     slope = math.log(width) + F.logsigmoid(logit) + F.logsigmoid(-logit)
-    return edge + width * logit.sigmoid(), slope.flatten(1).sum(1)
+    return edge + width * logit.sigmoid(), slope
 
 
 def _undone(edge: float) -> float:

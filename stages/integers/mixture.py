@@ -25,6 +25,7 @@ from stages.nets import ResidualBlock
 FLOOR = 1e-4  # the probability of the uniform component, which bounds |z| and the cost of any value
 BEYOND = 1e6  # where a logistic distribution function is 0 or 1 for certain
 MIN_LOG_SCALE = math.log(0.02)  # of a logistic, in integers: sharper than a bin
+WIDEST = 20.0  # times the whole range: a scale that grew without end would lose its gradient
 LARGEST_PART = 1 - 2**-14  # of a bin, so that v + u is never rounded up to v + 1 in float32
 
 
@@ -192,7 +193,9 @@ class ParameterNet(nn.Module):
     def forward(self, hidden: Tensor, values: Tensor | None = None) -> Tensor:
         """(B, width, h, w) and values (B, values, h, w), or None → (B, outputs, h, w)."""
         x = hidden if self.first is None else hidden + self.first(values)
-        return self.last(F.relu(self.blocks(x)))
+        x = F.relu(self.blocks(x))
+        with torch.autocast(x.device.type, enabled=False):  # locations may be finer than bfloat16
+            return self.last(x.to(self.last.weight))
 
 
 @dataclass(frozen=True)
@@ -308,10 +311,6 @@ class LogisticMixture(Bijection):
         joined = self.support.join(z)
         return joined, self._log_det(joined, self.support.join(masses))
 
-    def centred(self, x: Tensor) -> Tensor:
-        """x with all values in the middle of their bins."""
-        return ((x * 2**self.support.bits).floor() + 0.5) / 2**self.support.bits
-
     def log_prob(self, x: Tensor, cond: Cond) -> Tensor:
         """The log-density of x (B,) in nats where z is modelled as N(0, I); u does not enter."""
         whole = (x * 2**self.support.bits).floor()
@@ -372,8 +371,13 @@ class LogisticMixture(Bijection):
             least, greatest = self.support.bounds(known, low, hidden)
             yield self._group(raw, anchor, least, greatest)
 
+    def _within(self, log_scale: Tensor) -> Tensor:
+        """Log-scales softly limited from below and above."""
+        largest = self.support.bits * math.log(2) + math.log(WIDEST)
+        above = MIN_LOG_SCALE + F.softplus(log_scale - MIN_LOG_SCALE)
+        return largest - F.softplus(largest - above)
+
     def _group(self, raw: Tensor, anchor: Any, least: Tensor, greatest: Tensor) -> Group:
-        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
         mixtures = self.channels * 3 * self.settings.components
         weight, location, log_scale = (
             raw[:, :mixtures].unflatten(1, (self.channels, 3, -1)).unbind(2)
@@ -382,20 +386,26 @@ class LogisticMixture(Bijection):
         components = Components(
             F.log_softmax(weight, dim=2),
             self.location + 2**self.support.bits / 32 * location,
-            MIN_LOG_SCALE + F.softplus(log_scale - MIN_LOG_SCALE),
+            self._within(log_scale),
         )
         return Group(components.moved(anchor), raw[:, mixtures:], anchor, least, greatest)
 
 
-def without_steps(steps: int, levels: int, first: MixtureSettings | None) -> bool:
+def without_steps(
+    steps: int, levels: int, first: MixtureSettings | None, dequantise: str = "uniform"
+) -> bool:
     """Whether a mixture is all there is of a flow.
 
     Raises:
-        InputError: for no steps without a mixture, or at several levels.
+        InputError: for no steps without a mixture, at several levels, or with learned noise.
     """
-    if steps == 0 and (first is None or levels > 1):
+    if steps:
+        return False
+    if first is None or levels > 1:
         raise InputError("steps=0 leaves the mixture alone: it needs first=mixture and levels=1")
-    return steps == 0
+    if dequantise != "uniform":
+        raise InputError("steps=0 has no use for dequantisation noise: set dequantise=uniform")
+    return True
 
 
 def positions(height: int, width: int) -> Tensor:

@@ -59,6 +59,10 @@ class Support(ABC):
         """The inverse of `split`."""
 
     @abstractmethod
+    def by_position(self, values: Tensor) -> Tensor:
+        """Sums of (B, groups·C, h, w) over the values of each position, one for each pixel."""
+
+    @abstractmethod
     def bounds(
         self, known: Sequence[Tensor], low: Tensor | None, like: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -87,6 +91,9 @@ class PixelSupport(Support):
     def join(self, groups: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(groups), dim=2).flatten(1, 2)
 
+    def by_position(self, values: Tensor) -> Tensor:
+        return F.pixel_shuffle(values, 2).sum(1)
+
     def bounds(
         self, known: Sequence[Tensor], low: Tensor | None, like: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -97,7 +104,8 @@ class PixelSupport(Support):
         if not self.relative:
             return [0.0] * 4
         assert low is not None  # or there is nothing to be near to
-        return self.split(F.pixel_unshuffle(upsampled(low) * 2**self.bits, 2))
+        middles = upsampled(low) * 2**self.bits  # of bins, half a value above the integers
+        return self.split(F.pixel_unshuffle(middles - 0.5, 2))
 
 
 class DetailSupport(Support):
@@ -119,6 +127,9 @@ class DetailSupport(Support):
 
     def join(self, groups: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(groups), dim=1)
+
+    def by_position(self, values: Tensor) -> Tensor:
+        return values.sum(1)
 
     def bounds(
         self, known: Sequence[Tensor], low: Tensor | None, like: Tensor

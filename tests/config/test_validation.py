@@ -15,7 +15,7 @@ SRF16 = ROOT / "configs" / "mnist5k-haar" / "srf16.yaml"
 
 def having(key: str, value: object) -> StageConfig:
     """An SRFlow's configuration, which a mixture comes first in, with one setting changed."""
-    config = load_config(SRF16, ["model.first=mixture"])
+    config = load_config(SRF16, ["model.steps=1"])
     section, name = key.split(".")
     assert hasattr(getattr(config, section), name), key
     setattr(getattr(config, section), name, value)

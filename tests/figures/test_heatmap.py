@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cascade.evaluation.bits_by_position import nats_map
 from cascade.figures.heatmap import GAP, coloured, save_heatmaps
-from stages import InputError, glow, srflow
+from stages import InputError, MixtureSettings, glow, srflow
 
 SMALL = {"levels": 2, "steps": 2, "width": 8}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 2}
@@ -25,6 +25,8 @@ FLOWS = {
     "glow symmetric": lambda: glow((1, 8, 8), **SMALL, **SYMMETRIC),
     "glow additive": lambda: glow((1, 8, 8), **SMALL, coupling="additive"),
     "glow mixture": lambda: glow((1, 8, 8), **SMALL, coupling="mixture", nets="gated"),
+    "glow dequantised": lambda: glow((3, 8, 8), **SMALL, dequantise="variational"),
+    "glow of integers": lambda: glow((3, 8, 8), **SMALL, first=MixtureSettings(2, width=8)),
     "srflow residual": lambda: srflow((1, 8, 8), **SMALL, **ENCODER, **RESIDUAL),
     "srflow classes": lambda: srflow((3, 8, 8), **SMALL, **ENCODER, **SYMMETRIC, classes=3),
 }
@@ -123,3 +125,12 @@ def test_the_picture_has_a_row_an_image(tmp_path, count, channels):
     rows = [shown for shown, _ in itertools.groupby(inside)]
     assert sum(rows) == count and picture.std() > 10
     assert [file.name for file in tmp_path.iterdir()] == ["m.png"]
+
+
+def test_an_exact_stage_spends_what_each_value_costs():
+    """Where nothing is dequantised no pixel's bits are negative."""
+    first = MixtureSettings(3, width=8)
+    flow = randomise(glow((1, 8, 8), levels=1, steps=0, width=8, first=first), scale=0.1)
+    x = torch.rand(3, 1, 8, 8, dtype=torch.float64) - 0.5
+    found = nats_map(flow, x) - 8 * torch.tensor(2.0).log()
+    assert (found < 1e-9).all()

@@ -88,7 +88,8 @@ def show_bounds(sigma: float, reports: dict[str, VariationalReport], labels: str
     say(
         "noisy - KL bounds log P(image | the image two stages below): it stands in place of the "
         "clean term and the previous stage's, never beside them. A Haar cascade has no such bound: "
-        "its sum of stages is an equality."
+        "its sum of stages is an equality. Details that a disturbed low image does not admit are "
+        "scored by a mixture as the nearest that it does."
     )
     if labels:
         say(

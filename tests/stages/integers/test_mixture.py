@@ -245,3 +245,28 @@ def test_halving_is_the_same_however_details_are_written():
     low, details = haar.split(image, rows=True)
     assert torch.equal(low, halve(image, 8, "haar"))
     assert torch.equal(haar.join(low, details, 8, rows=True), image.to(torch.uint8))
+
+
+def test_no_parameters_make_a_gradient_that_is_not_finite():
+    """Logistics far wider than the range, far narrower than a bin, and far away."""
+    torch.manual_seed(0)
+    mixture = LogisticMixture(PixelSupport(8, False), 1, 0, MixtureSettings(3, width=4))
+    x = torch.tensor([0.0, 1, 100, 255]).reshape(1, 4, 1, 1) / 256 - 0.5 + 1 / 512
+    for size in (1.0, 100.0, 1e4):
+        for net in mixture.nets:
+            net.last.bias.data = size * torch.randn_like(net.last.bias)
+        cond = mixture.condition(mixture.hidden(None, x), x, None, None)
+        z, log_det = mixture(x, cond)
+        (mixture.log_prob(x, cond) + log_det).sum().backward()
+        assert z.isfinite().all() and log_det.isfinite().all()
+        assert all(p.grad.isfinite().all() for p in mixture.parameters() if p.grad is not None)
+
+
+def test_a_fresh_mixture_of_pixels_is_centred_on_the_low_image():
+    flow = srflow((1, 4, 4), 1, 0, 8, **ENCODER, first=MixtureSettings(3, width=8))
+    for net in flow.mixture.nets:
+        torch.nn.init.zeros_(net.last.weight)
+    low = centre(torch.full((3, 1, 2, 2), 100))
+    values = torch.tensor([99, 100, 101])[:, None, None, None].expand(-1, 1, 4, 4)
+    below, at, above = flow.log_prob(centre(values), low).tolist()
+    assert at > below and below == pytest.approx(above, rel=1e-4)
