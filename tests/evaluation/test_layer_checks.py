@@ -70,7 +70,7 @@ def test_random_stages_are_sound(bits, options):
         assert str(check.verdict) == "sound" and not check.verdict.fault
         assert check.exact == 1
         assert math.isfinite(check.noise_mean) and 0 < check.noise_std < math.inf
-        kinds = (ActNormInv1x1, Coupling, AffineInjector)
+        kinds = (ActNormInv1x1, Coupling, AffineInjector, LogisticMixture)
         expected = [n for n, m in mine.flow.named_modules() if isinstance(m, kinds)]
         assert [layer.name for layer in check.layers] == expected
         for layer in check.layers:
