@@ -82,10 +82,10 @@ class Flow(nn.Module):
         self.squeezed = squeezed
         self.classes = classes
         self.dequantiser = dequantiser or Identity()
+        self.mixture: Any = mixture  # or None
         self.body = body
         self.encoder: Any = encoder  # or None
         self.residual = residual
-        self.mixture: Any = mixture  # or None
         if classes and mixture is None:
             top, _ = self._split_latents(torch.empty(1, *shape))
             self.prior = ClassPrior(classes, top.shape[1])
@@ -165,6 +165,7 @@ class Flow(nn.Module):
     ) -> Cond:
         """The mixture's condition."""
         label = self._required(label) if self.classes else None
+        low = low if self.encoder is not None else None
         return self.mixture.condition(hidden, self._to_level(like), low, label)
 
     def _to_level(self, x: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def nats_map(
     parts = []
 
     def note(module: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        parts.append(_spread(_by_position(module, *inputs, *output), x.shape[2]))
+        parts.append(_spread(_by_position(module, inputs[0], inputs[1], *output), x.shape[2]))
 
     with ExitStack() as hooks:
         for module in filter(_has_log_det, flow.modules()):

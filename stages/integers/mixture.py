@@ -8,7 +8,7 @@ https://arxiv.org/abs/1902.00275, section 3.3 (mapping values by a distribution 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -204,7 +204,8 @@ class MixtureSettings:
 
     ``components``: M. ``colour``: ``linear``: a channel's locations depend linearly on the channels
     before it, by predicted coefficients; or ``none``. ``order``: ``subbands``: a group's components
-    depend on the groups before it; ``together``: on the features alone. ``width``, ``blocks``: of
+    depend on the groups before it; ``checkerboard``: those of every second pixel moreover on the
+    others of its group; ``together``: on the features alone. ``width``, ``blocks``: of
     the nets, see `ParameterNet`.
     """
 
@@ -252,10 +253,15 @@ class LogisticMixture(Bijection):
         count = settings.components
         self.linear = settings.colour == "linear"
         outputs = channels * 3 * count + (channels * (channels - 1) // 2 if self.linear else 0)
-        if settings.order == "subbands":
-            shapes = [(2 * group * channels, outputs) for group in range(support.groups)]
-        else:
+        self.halves = 2 if settings.order == "checkerboard" else 1
+        if settings.order == "together":
             shapes = [(0, support.groups * outputs)]
+        else:  # what is read of each group before, and of the other half of this one
+            shapes = [
+                (2 * (group + half) * channels, outputs)
+                for group in range(support.groups)
+                for half in range(self.halves)
+            ]
         width = settings.width
         self.project = nn.Conv2d(features or 2, len(shapes) * width, 3, padding=1)
         self.labels: Any = None
@@ -280,7 +286,7 @@ class LogisticMixture(Bijection):
     def condition(
         self, hidden: Tensor, like: Tensor, low: Tensor | None, label: Tensor | None
     ) -> Cond:
-        """What `forward` and `inverse` need.
+        """What `forward` and `inverse` need: (hidden, low, anchors), or hidden alone.
 
         Args:
             hidden: what `hidden` gives.
@@ -288,7 +294,10 @@ class LogisticMixture(Bijection):
             low: low images, with C channels, (B, C, h, w).
             label: classes (n·B,), if the nets read them.
         """
-        shared = (hidden,) if low is None else (hidden, low[:, : self.channels])
+        shared: Cond = (hidden,)
+        if low is not None:
+            low = low[:, : self.channels]
+            shared = (hidden, low, self.support.anchors(low))
         hidden, *rest = repeat_condition(shared, like)
         if self.labels is not None:
             hidden = hidden + self.labels(label)[:, :, None, None]
@@ -321,22 +330,27 @@ class LogisticMixture(Bijection):
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
         known: list[Tensor] = []
         parts, masses = [], []
-        groups = self._groups(cond, known)
-        for noise, group in zip(self.support.split(z), groups, strict=True):
-            made: list[tuple[Tensor, Tensor, Tensor]] = []
-            for channel in range(self.channels):
-                before = torch.cat([noise[:, :0], *(value for value, *_ in made)], dim=1)
-                bins = group.bins(before, channel)
-                made.append(bins.value_of(noise[:, channel : channel + 1], self.support.doublings))
-            value, part, log_mass = (
-                torch.cat(tensors, dim=1) for tensors in zip(*made, strict=True)
-            )
+        predict = self._predictor(cond)
+        for noise in self.support.split(z):
+            value, part, log_mass = self._values(predict(known, None), noise)
+            if self.halves == 2:  # now those are right whose prediction is the same again
+                value, part, log_mass = self._values(predict(known, value), noise)
             known.append(value)
             parts.append(part)
             masses.append(log_mass)
         x = (self.support.join(known) + self.support.join(parts)) / 2**self.support.bits
         x = torch.where(z.isfinite(), x, math.nan)
         return x, -self._log_det(z, self.support.join(masses)).flatten(1).sum(1)
+
+    def _values(self, group: Group, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A group's integers, channel by channel, the parts of their bins, and log P."""
+        made: list[tuple[Tensor, Tensor, Tensor]] = []
+        for channel in range(self.channels):
+            before = torch.cat([noise[:, :0], *(value for value, *_ in made)], dim=1)
+            bins = group.bins(before, channel)
+            made.append(bins.value_of(noise[:, channel : channel + 1], self.support.doublings))
+        value, part, log_mass = (torch.cat(tensors, dim=1) for tensors in zip(*made, strict=True))
+        return value, part, log_mass
 
     def _log_det(self, z: Tensor, log_mass: Tensor) -> Tensor:
         """log P + n·log 2 − log φ(z), by value."""
@@ -346,30 +360,44 @@ class LogisticMixture(Bijection):
     def _bins(self, whole: Tensor, cond: Cond) -> Iterator[tuple[Bins, Tensor]]:
         """The mixtures of every group's integers, and these, within their bounds."""
         known: list[Tensor] = []
-        groups = self._groups(cond, known)
-        for value, group in zip(self.support.split(whole), groups, strict=True):
+        predict = self._predictor(cond)
+        for value in self.support.split(whole):
+            group = predict(known, value)
             value = torch.minimum(torch.maximum(value, group.least), group.greatest)
             yield group.all_bins(value), value
             known.append(value)
 
-    def _groups(self, cond: Cond, known: list[Tensor]) -> Iterator[Group]:
-        """What is predicted of each group, once the groups before it are ``known``."""
+    def _predictor(self, cond: Cond) -> Callable[[list[Tensor], Tensor | None], Group]:
+        """Predicts a group from those before it, and one half of it from its other half."""
         hidden, low = cond[0], cond[1] if len(cond) > 1 else None
-        anchors = self.support.anchors(low)
+        anchors: Any = (
+            self.support.split(cond[2]) if low is not None else [0.0] * self.support.groups
+        )
         together = None
         if self.settings.order == "together":
             together = self.nets[0](hidden).chunk(self.support.groups, dim=1)
         each = hidden.split(self.settings.width, dim=1)
-        for number, anchor in enumerate(anchors):
+        first = checkerboard(hidden.shape[2], hidden.shape[3], hidden.device)
+
+        def raw(known: list[Tensor], value: Tensor | None) -> Tensor:
             if together:
-                raw = together[number]
-            else:
-                seen = [
-                    near(v - a, self.support.bits) for v, a in zip(known, anchors, strict=False)
-                ]
-                raw = self.nets[number](each[number], torch.cat(seen, dim=1) if seen else None)
-            least, greatest = self.support.bounds(known, low, hidden)
-            yield self._group(raw, anchor, least, greatest)
+                return together[len(known)]
+            place = self.halves * len(known)
+            seen = [near(v - a, self.support.bits) for v, a in zip(known, anchors, strict=False)]
+            one = self.nets[place](each[place], torch.cat(seen, dim=1) if seen else None)
+            if self.halves == 1 or value is None:
+                return one
+            seen.append(near(value - anchors[len(known)], self.support.bits) * first)
+            other = self.nets[place + 1](each[place + 1], torch.cat(seen, dim=1))
+            return torch.where(first, one, other)
+
+        def predict(known: list[Tensor], value: Tensor | None) -> Group:
+            bounds = self.support.bounds(known, low, hidden)
+            if value is not None:
+                value = torch.minimum(torch.maximum(value, bounds[0]), bounds[1])
+            return self._group(raw(known, value), anchors[len(known)], *bounds)
+
+        return predict
 
     def _within(self, log_scale: Tensor) -> Tensor:
         """Log-scales softly limited from below and above."""
@@ -412,6 +440,12 @@ def positions(height: int, width: int) -> Tensor:
     """Row and column of every pixel, from −1 to 1, (1, 2, height, width)."""
     rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
+
+
+def checkerboard(height: int, width: int, device: torch.device) -> Tensor:
+    """Whether row and column of a pixel are both even or both odd, (height, width)."""
+    rows, columns = (torch.arange(side, device=device) for side in (height, width))
+    return (rows[:, None] + columns) % 2 == 0
 
 
 def near(deviation: Tensor, bits: int) -> Tensor:

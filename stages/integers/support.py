@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,8 +71,8 @@ class Support(ABC):
         """
 
     @abstractmethod
-    def anchors(self, low: Tensor | None) -> list[Any]:
-        """What each group's values are near, (B, C, h, w) or a number."""
+    def anchors(self, low: Tensor) -> Tensor:
+        """What values are near, (B, groups·C, h, w)."""
 
 
 class PixelSupport(Support):
@@ -100,12 +99,9 @@ class PixelSupport(Support):
         half = like.new_full((), 2.0 ** (self.bits - 1), dtype=torch.float32)
         return -half, half - 1
 
-    def anchors(self, low: Tensor | None) -> list[Any]:
-        if not self.relative:
-            return [0.0] * 4
-        assert low is not None  # or there is nothing to be near to
+    def anchors(self, low: Tensor) -> Tensor:
         middles = upsampled(low) * 2**self.bits  # of bins, half a value above the integers
-        return self.split(F.pixel_unshuffle(middles - 0.5, 2))
+        return F.pixel_unshuffle(middles - 0.5, 2)
 
 
 class DetailSupport(Support):
@@ -141,5 +137,5 @@ class DetailSupport(Support):
         largest = reach(mean, self.bits).to(low.dtype)
         return -largest, largest
 
-    def anchors(self, low: Tensor | None) -> list[Any]:
-        return [0.0] * 3
+    def anchors(self, low: Tensor) -> Tensor:
+        return torch.zeros_like(low).repeat(1, 3, 1, 1)
