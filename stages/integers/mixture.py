@@ -204,8 +204,7 @@ class MixtureSettings:
 
     ``components``: M. ``colour``: ``linear``: a channel's locations depend linearly on the channels
     before it, by predicted coefficients; or ``none``. ``order``: ``subbands``: a group's components
-    depend on the groups before it; ``checkerboard``: those of every second pixel moreover on the
-    others of its group; ``together``: on the features alone. ``width``, ``blocks``: of
+    depend on the groups before it; ``together``: on the features alone. ``width``, ``blocks``: of
     the nets, see `ParameterNet`.
     """
 
@@ -253,15 +252,10 @@ class LogisticMixture(Bijection):
         count = settings.components
         self.linear = settings.colour == "linear"
         outputs = channels * 3 * count + (channels * (channels - 1) // 2 if self.linear else 0)
-        self.halves = 2 if settings.order == "checkerboard" else 1
-        if settings.order == "together":
+        if settings.order == "subbands":
+            shapes = [(2 * group * channels, outputs) for group in range(support.groups)]
+        else:
             shapes = [(0, support.groups * outputs)]
-        else:  # what is read of each group before, and of the other half of this one
-            shapes = [
-                (2 * (group + half) * channels, outputs)
-                for group in range(support.groups)
-                for half in range(self.halves)
-            ]
         width = settings.width
         self.project = nn.Conv2d(features or 2, len(shapes) * width, 3, padding=1)
         self.labels: Any = None
@@ -332,9 +326,7 @@ class LogisticMixture(Bijection):
         parts, masses = [], []
         predict = self._predictor(cond)
         for noise in self.support.split(z):
-            value, part, log_mass = self._values(predict(known, None), noise)
-            if self.halves == 2:  # now those are right whose prediction is the same again
-                value, part, log_mass = self._values(predict(known, value), noise)
+            value, part, log_mass = self._values(predict(known), noise)
             known.append(value)
             parts.append(part)
             masses.append(log_mass)
@@ -362,40 +354,31 @@ class LogisticMixture(Bijection):
         known: list[Tensor] = []
         predict = self._predictor(cond)
         for value in self.support.split(whole):
-            group = predict(known, value)
+            group = predict(known)
             value = torch.minimum(torch.maximum(value, group.least), group.greatest)
             yield group.all_bins(value), value
             known.append(value)
 
-    def _predictor(self, cond: Cond) -> Callable[[list[Tensor], Tensor | None], Group]:
-        """Predicts a group from those before it, and one half of it from its other half."""
+    def _predictor(self, cond: Cond) -> Callable[[list[Tensor]], Group]:
+        """Predicts the next group from the integers of those before it."""
         hidden, low = cond[0], cond[1] if len(cond) > 1 else None
-        anchors: Any = (
-            self.support.split(cond[2]) if low is not None else [0.0] * self.support.groups
-        )
+        anchors: list[Any] = [0.0] * self.support.groups
+        if low is not None:
+            anchors = self.support.split(cond[2])
         together = None
         if self.settings.order == "together":
             together = self.nets[0](hidden).chunk(self.support.groups, dim=1)
         each = hidden.split(self.settings.width, dim=1)
-        first = checkerboard(hidden.shape[2], hidden.shape[3], hidden.device)
 
-        def raw(known: list[Tensor], value: Tensor | None) -> Tensor:
+        def predict(known: list[Tensor]) -> Group:
+            place = len(known)
             if together:
-                return together[len(known)]
-            place = self.halves * len(known)
-            seen = [near(v - a, self.support.bits) for v, a in zip(known, anchors, strict=False)]
-            one = self.nets[place](each[place], torch.cat(seen, dim=1) if seen else None)
-            if self.halves == 1 or value is None:
-                return one
-            seen.append(near(value - anchors[len(known)], self.support.bits) * first)
-            other = self.nets[place + 1](each[place + 1], torch.cat(seen, dim=1))
-            return torch.where(first, one, other)
-
-        def predict(known: list[Tensor], value: Tensor | None) -> Group:
-            bounds = self.support.bounds(known, low, hidden)
-            if value is not None:
-                value = torch.minimum(torch.maximum(value, bounds[0]), bounds[1])
-            return self._group(raw(known, value), anchors[len(known)], *bounds)
+                raw = together[place]
+            else:
+                pairs = zip(known, anchors, strict=False)
+                seen = [near(value - anchor, self.support.bits) for value, anchor in pairs]
+                raw = self.nets[place](each[place], torch.cat(seen, dim=1) if seen else None)
+            return self._group(raw, anchors[place], *self.support.bounds(known, low, hidden))
 
         return predict
 
@@ -440,12 +423,6 @@ def positions(height: int, width: int) -> Tensor:
     """Row and column of every pixel, from −1 to 1, (1, 2, height, width)."""
     rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
-
-
-def checkerboard(height: int, width: int, device: torch.device) -> Tensor:
-    """Whether row and column of a pixel are both even or both odd, (height, width)."""
-    rows, columns = (torch.arange(side, device=device) for side in (height, width))
-    return (rows[:, None] + columns) % 2 == 0
 
 
 def near(deviation: Tensor, bits: int) -> Tensor:

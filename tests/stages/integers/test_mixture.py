@@ -21,7 +21,6 @@ MIDDLE = 2 ** (BITS - 1)
 SMALL = {"width": 8, "bits": BITS}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
 APART = MixtureSettings(3, "linear", "subbands", width=8)
-HALVED = MixtureSettings(2, "linear", "checkerboard", width=4)
 TOGETHER = MixtureSettings(2, "none", "together", width=4, blocks=0)
 FLOWS = {  # colours, whether of details, the flow
     "details alone": (
@@ -38,10 +37,6 @@ FLOWS = {  # colours, whether of details, the flow
     "pixels alone, classes": (
         1, False, lambda: srflow((1, 4, 4), 1, 0, **SMALL, **ENCODER, first=APART, classes=3)
     ),
-    "details alone, halved": (
-        3, True, lambda: srflow((3, 4, 4), 1, 0, **SMALL, **ENCODER, details=True, first=HALVED)
-    ),
-    "glow, steps, halved": (3, False, lambda: glow((3, 4, 4), 1, 1, **SMALL, first=HALVED)),
     "pixels, steps, dequantised": (
         1, False, lambda: srflow(
             (1, 4, 4), 1, 1, **SMALL, **ENCODER, first=TOGETHER, dequantise="variational"
@@ -124,7 +119,7 @@ def test_all_noise_makes_values_that_images_have(name, scale):
     assert flow.decode(noise, low, label)[0].isnan().any()
 
 
-@pytest.mark.parametrize("order", [APART, HALVED, TOGETHER])
+@pytest.mark.parametrize("order", [APART, TOGETHER])
 @pytest.mark.parametrize("kind", ["details", "pixels", "glow"])
 @torch.no_grad()
 def test_probabilities_of_images_sum_to_one(kind, order):
