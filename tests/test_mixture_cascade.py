@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from conftest import ROOT, run_tool
+from small_stages import stage_folder
 
 from cascade import Cascade
 from cascade.data.sources import open_npz
@@ -79,3 +80,13 @@ def test_steps_after_mixtures_of_pixels(few_digits, tmp_path):
     assert "clipped in samples" not in done.stdout
     assert "The dequantisation of glow8, srf16 is bounded" in done.stdout
     assert load_stage(tmp_path / "srf16").flow.bounded
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["model.width=1000000", "model.dequantise_steps=200", "model.net_blocks=90"],
+)
+def test_sizes_of_what_a_stage_lacks_do_not_keep_it_from_being_read(tmp_path, setting):
+    settings = "model.steps=0", setting
+    folder = stage_folder(tmp_path / "glow8", *settings, config="mnist5k-haar/glow8")
+    assert load_stage(folder).flow.exact
