@@ -147,7 +147,7 @@ def test_the_plain_srflow_is_the_same_model():
 @pytest.mark.parametrize(
     ("config", "words", "message"),
     [
-        ("mnist5k/srf16", ["--against", "normflows"], "is for a Glow without classes"),
+        ("mnist5k/srf16", ["--against", "normflows"], "is for a Glow as published"),
         ("bench/glow32", ["--against", "plain"], "is for an SRFlow"),
         ("bench/glow32", ["--precision", "float16"], "--precision is float32, bfloat16 or both"),
     ],

@@ -42,7 +42,7 @@ OPTIMIZERS = ("adamax", "adam", "muon")
 
 
 def train_settings(optimizer: str) -> Train:
-    return Train(1, 1, optimizer, lr=1e-3, weight_decay=1e-3)
+    return Train(steps=1, batch_size=1, optimizer=optimizer, lr=1e-3, weight_decay=1e-3)
 
 
 def stage() -> StageLoss:
