@@ -118,8 +118,9 @@ def build_with(config: StageConfig, tensors: Mapping[str, Tensor], source: Path)
     with those of a flow without values.
     """
     values = sum(tensor.numel() for tensor in tensors.values())
+    idle = _idle(config.model)
     for key in (*DEPTHS, *WIDTHS):
-        asked = 0 if key in _idle(config.model) else getattr(config.model, key, 0)
+        asked = 0 if key in idle else getattr(config.model, key, 0)
         if asked > (len(tensors) if key in DEPTHS else values):
             raise InputError(f"{source} holds {OTHER}: model.{key} is {asked}")
     if kinds(outline(config).state_dict()) != kinds(tensors):

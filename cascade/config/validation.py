@@ -141,6 +141,12 @@ def check(config: StageConfig) -> None:
         if not fits:
             raise InputError(f"{key} must {must}")
     check_sigma(config.augment.sigma)
+    _check_together(config)
+
+
+def _check_together(config: StageConfig) -> None:
+    """Raise `InputError` for settings that do not go together."""
+    train = config.train
     if config.augment.previous is None and (config.augment.sigma or config.augment.condition):
         raise InputError("augment needs augment.previous, the folder of the stage below")
     below = config.augment.previous

@@ -14,6 +14,7 @@ from cascade.transforms.pyramid import halve
 from stages import InputError, LogisticMixture, MixtureSettings, glow, srflow
 from stages.actnorm import ActNormInv1x1
 from stages.flow import without_priors
+from stages.integers.bins import Bins, Components
 from stages.integers.support import DetailSupport, PixelSupport
 
 BITS = 3
@@ -270,3 +271,13 @@ def test_a_fresh_mixture_of_pixels_is_centred_on_the_low_image():
     values = torch.tensor([99, 100, 101])[:, None, None, None].expand(-1, 1, 4, 4)
     below, at, above = flow.log_prob(centre(values), low).tolist()
     assert at > below and below == pytest.approx(above, rel=1e-4)
+
+
+@pytest.mark.parametrize(("least", "greatest"), [(0, 255), (-3, 3), (7, 7)])
+def test_the_masses_of_all_integers_sum_to_one(least, greatest):
+    torch.manual_seed(0)
+    values = torch.arange(least, greatest + 1.0, dtype=torch.float64).reshape(1, -1, 1, 1)
+    raw = 3 * torch.randn(3, 1, 1, 4, 1, 1, dtype=torch.float64)
+    components = Components(raw[0].log_softmax(2), 20 * raw[1], raw[2])
+    bins = Bins(components, *torch.tensor([least, greatest], dtype=torch.float64))
+    assert bins.log_mass(values).exp().sum() == pytest.approx(1, abs=1e-12)
