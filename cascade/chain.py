@@ -7,10 +7,9 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cascade.draws import Draw, Generated, Given
 from cascade.labels import Labels, checked_labels
@@ -21,8 +20,9 @@ from cascade.likelihood import (
     compose,
     consistency,
 )
-from cascade.manifest import check_order, stage_folders, write_manifest
-from cascade.stage import Stage, StageList, load_stage, per_stage
+from cascade.manifest import check_order
+from cascade.pretrained import Pretrained
+from cascade.stage import Stage, StageList, per_stage
 from cascade.transforms.dequantise import expand_bits, log_volume, reduce_bits
 from cascade.transforms.pyramid import halve_to, pyramid
 from cascade.utils.non_finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
@@ -30,7 +30,7 @@ from cascade.utils.seeds import sample_noise, whole_number
 from stages import InputError, InputWarning
 
 
-class Cascade(nn.Module):
+class Cascade(Pretrained):
     """A Glow and the SRFlow stages that follow it: a model of full-resolution images.
 
     Images are uint8 (N, C, H, W) on the CPU, labels int64 (N,); log-probabilities are of 8-bit
@@ -38,7 +38,7 @@ class Cascade(nn.Module):
     on the device that the module is moved to.
 
     Example:
-        A trained one is read by ``Cascade.load(folder)``; this one has fresh weights.
+        A trained one is read by ``Cascade.from_pretrained(name)``; this one has fresh weights.
 
         >>> from cascade.building import build
         >>> from cascade.config import load_config
@@ -92,43 +92,7 @@ class Cascade(nn.Module):
     @property
     def class_names(self) -> list[str]:
         """Names of all classes, in the order of labels: numbers where training knew no names."""
-        known = self.named_classes
-        return [*known, *map(str, range(len(known), self.classes))]
-
-    @classmethod
-    def load(
-        cls,
-        folder: str | Path,
-        stages: Sequence[str] | None = None,
-        device: str | torch.device = "cpu",
-        dtype: str = "float32",
-    ) -> Cascade:
-        """Read a cascade folder, or a stage folder as a cascade of one.
-
-        Args:
-            folder: of the stages' folders and `cascade.yaml`, or of one stage.
-            stages: names of stage folders, base first, in place of those `cascade.yaml` lists.
-            device: where the nets run.
-            dtype: float32, float64, or bfloat16: float32 with the nets under bfloat16 autocast.
-
-        Raises:
-            InputError: a stage is missing or damaged, or they do not follow one another.
-        """
-        folders, pyramid = stage_folders(folder, stages)
-        return cls([load_stage(path, device, dtype) for path in folders], pyramid)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the stages' folders and `cascade.yaml` into a folder, for `load`.
-
-        Raises:
-            InputError: two stages have one name, or the folder holds a file of that name.
-        """
-        names = [stage.name for stage in self.stages]
-        if len(set(names)) < len(names):
-            raise InputError(f"stages need different names to be saved: {', '.join(names)}")
-        for stage in self.stages:
-            stage.save(Path(folder) / stage.name)
-        write_manifest(Path(folder), names, self.pyramid)
+        return next((stage.class_names for stage in self.stages if stage.classes), [])
 
     def given_sigma(self, sigma: float) -> Cascade:
         """The same cascade, whose stages are told that low images are disturbed by ``sigma``.

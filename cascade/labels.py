@@ -10,6 +10,23 @@ from torch import Tensor
 from stages import InputError
 
 Labels = Tensor | Sequence[int] | None
+SHOWN = 20  # names of classes in a message
+
+
+def label_named(text: str, names: Sequence[str]) -> int:
+    """The label of a class as users write it: its name, or else its number.
+
+    ``names`` are those of all classes, in the order of labels. Raises `InputError` for what is
+    neither.
+    """
+    numbers = [str(label) for label in range(len(names))]
+    for known in (names, numbers):
+        if text in known:
+            return known.index(text)
+    shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+    raise InputError(
+        f"there is no class {text!r}: name one of {shown}, or give its number, 0..{len(names) - 1}"
+    )
 
 
 def checked_labels(labels: Tensor | Sequence[int], count: int, classes: int) -> Tensor:

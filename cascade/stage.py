@@ -74,6 +74,12 @@ class Stage(nn.Module):
         return self.config.model.classes
 
     @property
+    def class_names(self) -> list[str]:
+        """Names of all classes, in the order of labels: numbers where training knew no names."""
+        known = self.record.classes
+        return [*known, *map(str, range(len(known), self.classes))]
+
+    @property
     def coding(self) -> Coding:
         return coding(self.config)
 

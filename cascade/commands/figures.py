@@ -43,7 +43,7 @@ FIGURES = {
     "walk": (draw_walk, "a closed random walk in latent space, a GIF or WebP"),
     "neighbours": (draw_neighbours, "samples and the training images nearest to them"),
 }
-OF_LOGS = ("failures", "training")
+OF_LOGS = {"failures": "stage folders trained with watch_sigmas", "training": "a cascade folder"}
 OF_SEVERAL = ("failures", "conditions", "samples", "stability")
 NUM: dict[str, tuple[Any, str]] = {
     "conditions": (256, "images"),
@@ -84,7 +84,7 @@ def parse() -> argparse.Namespace:
     figures = parser.add_subparsers(required=True, metavar="FIGURE", dest="figure")
     for name, (_, words) in FIGURES.items():
         figure = figures.add_parser(name, help=words, description=words)
-        of = "stage folders trained with watch_sigmas" if name == "failures" else "cascade folders"
+        of = OF_LOGS.get(name, "folders or models of cascades, by name")
         figure.add_argument("runs", nargs="+" if name in OF_SEVERAL else 1, help=of)
         if name not in OF_LOGS:
             _add_cascade_arguments(figure, name)

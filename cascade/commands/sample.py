@@ -18,6 +18,7 @@ from cascade import Cascade, InputError
 from cascade.commands.shared import cli
 from cascade.commands.shared.display import clip_line
 from cascade.figures.grid import save_grid
+from cascade.labels import label_named
 from cascade.likelihood import clip_rates
 from cascade.stage import per_stage
 from cascade.utils.files import whole
@@ -69,7 +70,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     cli.add_cascade_arguments(parser)
     parser.add_argument("--num", type=cli.positive, default=100)
-    parser.add_argument("--classes", help="draw these classes, a row each: 3,7 (default: all)")
+    parser.add_argument(
+        "--classes", help="draw these classes, a row each: cat,dog or 3,5 (default: all)"
+    )
     parser.add_argument("--temperature", default="1.0", help="one number, or one a stage: 0.9,0.8")
     parser.add_argument("--out", default="grid.png", help="picture to write")
     parser.add_argument("--npz", help="also write images (N, H, W, C) and labels to this file")
@@ -85,10 +88,9 @@ def class_rows(cascade: Cascade, classes: str | None, num: int) -> list[tuple[in
         if classes:
             raise InputError("--classes was given, but no stage of this cascade uses labels")
         return None
-    try:
-        chosen = [int(c) for c in classes.split(",")] if classes else list(range(cascade.classes))
-    except ValueError:
-        raise InputError(f"--classes takes numbers such as 3,7, got {classes}") from None
+    chosen = list(range(cascade.classes))
+    if classes:
+        chosen = [label_named(part.strip(), cascade.class_names) for part in classes.split(",")]
     if classes and num < len(chosen):
         raise InputError(f"--classes names {len(chosen)} rows, --num {num} is too few to fill them")
     unlabelled = [stage.name for stage in cascade.stages if not stage.classes]

@@ -16,6 +16,7 @@ from cascade import InputError
 from cascade.commands.shared import cli
 from cascade.evaluation.image_metrics import bicubic, psnr_between
 from cascade.figures.grid import save_grid
+from cascade.labels import label_named
 from cascade.photos.photo import Photo
 from cascade.photos.tiling import TILING, Tiling, count_tiles
 from cascade.photos.typicality import recorded_bpd, typicality
@@ -28,6 +29,7 @@ from cascade.photos.upscaling import (
     lowered,
     upscale,
 )
+from cascade.pretrained import find_model
 from cascade.stage import Stage, per_stage
 
 MOST = 10_000  # samples of a photo
@@ -39,7 +41,7 @@ def main() -> None:
     args = parse()
     cli.check_picture(args.sheet)
     scale, photo, truth = cli.temperatures(args.temperature), Photo.open(args.photo), None
-    folders = doubler_folders(args.run, args.factor, cli.stages_of(args))
+    folders = doubler_folders(find_model(args.run), args.factor, cli.stages_of(args))
     check_cost(photo, args)
     stem = f"{Path(args.photo).stem}-x{args.factor}"
     files = [str(Path(args.out) / f"{stem}-{i}.png") for i in range(args.num)]
@@ -50,15 +52,16 @@ def main() -> None:
         photo = Photo.of(lowered(stages, truth))
     low = photo.pixels(stages[0].shape[0])
     tiling = Tiling(args.tile, args.overlap)
-    check(stages, low, args.label, tiling)
+    label = None if args.label is None else label_of(stages, args.label)
+    check(stages, low, label, tiling)
     per_stage(scale, len(stages))
-    judged = judge(stages[0], folders[0], low, args.label)
+    judged = judge(stages[0], folders[0], low, label)
     started = time.perf_counter()
     with Progress(console=cli.console, transient=True) as bar:
         total = args.num * count_tiles(stages, low.shape[1], low.shape[2], tiling)
         task = bar.add_task("enlarging", total=total)
         images = upscale(
-            stages, low, args.num, scale, args.seed, args.label, tiling,
+            stages, low, args.num, scale, args.seed, label, tiling,
             partial(bar.advance, task),
         )  # fmt: skip
     result = {
@@ -90,7 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--factor", type=int, default=2, help="2 by one stage, 4 by two, ...")
     parser.add_argument("--num", type=cli.positive, default=1, help="samples to draw")
     parser.add_argument("--temperature", default="0.8", help="one number, or one a stage: 0.8,0.7")
-    parser.add_argument("--label", type=int, help="class, where the stages are class-conditional")
+    parser.add_argument("--label", help="class, by name or number, of class-conditional stages")
     parser.add_argument("--tile", type=int, default=TILING.tile, help="side of a tile, enlarged")
     parser.add_argument(
         "--overlap", type=int, default=TILING.overlap, help="what a tile sees beyond its sides"
@@ -110,6 +113,14 @@ def check_cost(photo: Photo, args: argparse.Namespace) -> None:
     height, width = photo.size
     pixels = height * width * (1 if args.halve else args.factor**2)
     cli.check_memory(BYTES * args.num * pixels, f"{args.num:,} samples of {pixels:,} pixels")
+
+
+def label_of(stages: list[Stage], text: str) -> int:
+    """The label that --label gives, of the class-conditional stages."""
+    names = next((stage.class_names for stage in stages if stage.classes), None)
+    if names is None:
+        raise InputError("--label was given, but no stage uses labels")
+    return label_named(text, names)
 
 
 def judge(stage: Stage, folder: Path, low: Tensor, label: int | None) -> dict[str, Any]:

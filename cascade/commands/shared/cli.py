@@ -23,9 +23,11 @@ from torch import distributed
 
 from cascade import Cascade, InputError
 from cascade.commands.shared.interrupt import INTERRUPTED
+from cascade.pretrained import find_model
 from cascade.utils.files import check_writable, finite, whole
 from stages import InputWarning, ReportedElsewhere
 
+RUN = "folder of a cascade or of one stage, or a model's name, or a hub's owner/repository"
 PLOTS = (".png", ".pdf", ".svg")  # what curves can be written as
 
 
@@ -98,7 +100,7 @@ def add_cascade_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The folder to read stages from, the seed, and where to run and report."""
-    parser.add_argument("run", help="a cascade folder, or the folder of one stage")
+    parser.add_argument("run", help=RUN)
     parser.add_argument(
         "--stages", help="its stages, base first, in place of cascade.yaml's: a,b,c"
     )
@@ -124,7 +126,7 @@ def temperatures(text: str) -> list[float]:
 def load_cascade(args: argparse.Namespace, dtype: str = "float32") -> Cascade:
     """The cascade the arguments name, on their device."""
     device = device_of(args)
-    cascade = Cascade.load(args.run, stages_of(args), device, dtype)
+    cascade = Cascade.load(find_model(args.run), stages_of(args), device, dtype)
     return cascade if args.told_sigma is None else cascade.given_sigma(args.told_sigma)
 
 

@@ -1,0 +1,1 @@
+"""The shipped models: a cascade folder each. Installed with `cascade`."""
