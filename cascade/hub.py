@@ -23,7 +23,11 @@ def download(repository: str, revision: str | None = None) -> Path:
     newest that the cache holds. Raises `InputError` where there is none, and says why.
     """
     library = _library(repository)
-    with _explained(repository, revision, library):
+    refused = (
+        f"no folder {repository} here, and {library.constants.ENDPOINT} gives no access to a "
+        "repository of that name: check it, or log in where it is private (hf auth login)"
+    )
+    with _explained(repository, revision, library, refused):
         folder = Path(
             library.snapshot_download(
                 repository, revision=revision, allow_patterns=FILES, library_name="csrflow"
@@ -51,7 +55,11 @@ def upload(
     """Put a folder's files into a repository, which is made if need be; the commit's address."""
     library = _library(repository)
     api = library.HfApi(library_name="csrflow")
-    with _explained(repository, None, library):
+    refused = (
+        f"{library.constants.ENDPOINT} does not let you write to {repository}: log in with a "
+        "token that may (hf auth login)"
+    )
+    with _explained(repository, revision, library, refused):
         api.create_repo(repository, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
@@ -74,7 +82,7 @@ def _library(repository: str) -> Any:
 
 
 @contextmanager
-def _explained(repository: str, revision: str | None, library: Any) -> Iterator[None]:
+def _explained(repository: str, revision: str | None, library: Any, refused: str) -> Iterator[None]:
     """Whatever a hub or the way to it refuses becomes one line that says what to do."""
     errors, hub = library.errors, library.constants.ENDPOINT
     try:
@@ -90,10 +98,9 @@ def _explained(repository: str, revision: str | None, library: Any) -> Iterator[
         ) from None
     except Exception as error:  # of the library, its transport, the disk
         status = getattr(getattr(error, "response", None), "status_code", None)
-        refused = isinstance(error, errors.RepositoryNotFoundError | errors.LocalTokenNotFoundError)
-        if refused or status in (401, 403):
-            raise InputError(
-                f"no folder {repository} here, and {hub} gives no access to a repository of that "
-                "name: check it, or log in where it is yours (hf auth login)"
-            ) from None
-        raise InputError(f"{hub}, repository {repository}: {first_line(error)}") from None
+        unknown = isinstance(error, errors.RepositoryNotFoundError | errors.LocalTokenNotFoundError)
+        if unknown or status in (401, 403):
+            raise InputError(refused) from None
+        raise InputError(
+            f"{repository} and {hub}: {first_line(error)}; try again, or use a folder"
+        ) from None

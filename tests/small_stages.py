@@ -9,6 +9,7 @@ from torch import Tensor
 from cascade import Cascade
 from cascade.building import build
 from cascade.config import load_config, save_config
+from cascade.record import Record
 from cascade.stage import Stage, load_stage
 from cascade.utils.tensors import write_tensors
 
@@ -19,6 +20,7 @@ OF_A_KIND = {  # of cascades: whose configurations, and what is changed
     "haar": ("mnist5k-haar", "model.first=none", *FEW_LEVELS),
     "mixture": ("mnist5k-haar", "model.mixture_width=8", "model.steps=0", "model.levels=1"),
 }
+ANIMALS = ("cat", "dog", "1", "guinea pig")  # 1 is also the number of a dog
 # kind, classes, bits
 KINDS = [("haar", 10, 8), ("haar", 0, 8), ("bicubic", 10, 5), ("bicubic", 0, 8), ("mixture", 10, 5)]
 
@@ -52,6 +54,14 @@ def random_cascade(kind: str, classes: int, bits: int = 8) -> Cascade:
             table.weight.data.normal_()
         stages.append(Stage(name, config, flow))
     return Cascade(stages)
+
+
+def animals(folder: Path) -> Path:
+    """A folder of a cascade of three stages with random weights, whose classes have names."""
+    cascade = random_cascade("mixture", len(ANIMALS))
+    record = Record(list(ANIMALS), [3] * len(ANIMALS), "0f" * 32)
+    Cascade([stage.replace(record=record) for stage in cascade.stages]).save(folder)
+    return folder
 
 
 def random_images(count: int, bits: int = 8) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cascade import draws
-from cascade.labels import checked_labels
+from cascade.labels import checked_labels, label_named
 from stages import InputError
 
 
@@ -20,6 +20,22 @@ def test_any_kind_of_whole_numbers(given):
 def test_anything_else_is_refused(given):
     with pytest.raises(InputError, match="label"):
         checked_labels(given, 2, 3)
+
+
+def test_a_class_is_named_or_numbered():
+    names = ["cat", "dog", "1", "guinea pig"]
+    assert [label_named(name, names) for name in names] == [0, 1, 2, 3]
+    assert [label_named(number, names) for number in "023"] == [0, 2, 3]
+    for wrong in ("Cat", "4", "-1", "1.0", "", "cat,dog"):
+        with pytest.raises(
+            InputError, match=f"no class '{wrong}': name one of cat, dog, 1, guinea"
+        ):
+            label_named(wrong, names)
+
+
+def test_many_classes_are_not_all_listed():
+    with pytest.raises(InputError, match=r"0, 1, .*, 19, \.\.\., or give its number, 0\.\.999$"):
+        label_named("1000", [str(number) for number in range(1000)])
 
 
 def test_a_draw_is_named():

@@ -1,0 +1,77 @@
+"""A cascade's model card is what hubs index, and gives the figures of reports with conditions."""
+
+import json
+
+import pytest
+import torch
+from conftest import run_tool
+from huggingface_hub import ModelCard
+from small_stages import ANIMALS, animals
+from torch import nn
+
+from cascade import Cascade
+from cascade.card import read_results, write_card
+from stages import InputError
+
+
+class Means(nn.Module):
+    """A feature net: means of an image's quarters."""
+
+    def forward(self, images):
+        return nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
+
+
+@pytest.fixture(scope="module")
+def reports(digits, few_digits, tmp_path_factory):
+    """What the tools wrote of the trained cascade of digits: likelihoods, and scores of samples."""
+    out = tmp_path_factory.mktemp("reports")
+    torch.jit.script(Means()).save(out / "means.pt")
+    data = ["--data", few_digits, "--split", "all", "--limit", 20]
+    done = run_tool("likelihood", digits, *data, "--json", out / "bits.json", "--seed", 3)
+    assert done.returncode == 0, done.stderr
+    words = ["--num", 20, "--features", out / "means.pt", "--stages", "--json", out / "fid.json"]
+    done = run_tool("evaluate", digits, *data, *words)
+    assert done.returncode == 0, done.stderr
+    return out / "bits.json", out / "fid.json"
+
+
+def test_a_card_gives_figures_with_their_conditions(digits, reports, tmp_path):
+    Cascade.load(digits).save_pretrained(tmp_path / "new", reports, license="cc0-1.0")
+    bits, scores = (json.loads(file.read_text()) for file in reports)
+    card = ModelCard.load(tmp_path / "new" / "README.md")
+    data = card.data
+    assert (data.license, data.library_name, data.model_name) == ("cc0-1.0", "csrflow", "new")
+    assert data.pipeline_tag == "unconditional-image-generation" and "glow" in data.tags
+    assert data.datasets == ["ylecun/mnist"] and "class-conditional" in data.tags
+    found = {result.metric_type: result for result in data.eval_results}
+    likelihood, distance = found["bits_per_dim"], found["frechet"]
+    assert likelihood.metric_value == round(bits["bpd"], 4)
+    assert likelihood.metric_name.startswith("bits/dim (20 images, K = 1, seed 3, classes marginal")
+    assert (likelihood.dataset_name, likelihood.dataset_split) == ("few.npz", "all")
+    assert distance.metric_value == round(scores["scores"][1]["frechet"], 4)  # of the last stage
+    assert "20 samples at temperature 1.0, seed 0, 20 images" in distance.metric_name
+    assert bits["statement"] in card.text and "fid" not in data.metrics
+    assert str(tmp_path) not in card.content and str(reports[0].parent) not in card.content
+
+
+def test_a_card_without_reports_names_classes(tmp_path):
+    cascade = Cascade.load(animals(tmp_path / "run"))
+    write_card(tmp_path, "someone/animals", list(cascade.stages), [], "mit")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.eval_results is None and "model-index" not in card.content
+    assert f"4 classes: {', '.join(ANIMALS)}." in card.text and "# animals\n" in card.text
+    (code,) = card.text.split("```python\n")[1:]
+    assert 'from_pretrained("someone/animals")' in code.split("```")[0]
+
+
+def test_what_is_no_report_of_these_weights_is_refused(digits, reports, tmp_path):
+    cascade = Cascade.load(digits)
+    other = tmp_path / "other.json"
+    report = json.loads(reports[0].read_text())
+    other.write_text(json.dumps(report | {"weights": report["weights"] | {"srf16": "0" * 64}}))
+    with pytest.raises(InputError, match="is of other weights than this cascade's"):
+        read_results(other, list(cascade.stages))
+    for content in ("", "[]", "{}", "3", "[" * 100_000, '{"weights": {}}', '{"bpd": 1}'):
+        other.write_text(content)
+        with pytest.raises(InputError, match="is no report of samples or likelihoods"):
+            read_results(other, list(cascade.stages))
