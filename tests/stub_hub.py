@@ -15,7 +15,7 @@ Files = dict[str, bytes]
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories in memory: ``commits`` by SHA, ``branches`` of each repository; what was asked."""
+    """Repositories in memory: files of each commit by SHA, branches of each; what was asked."""
 
     daemon_threads = True
 

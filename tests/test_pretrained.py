@@ -25,14 +25,21 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def toy(trained, tmp_path_factory):
+    """A folder of models that holds one."""
+    folder = tmp_path_factory.mktemp("home") / "toy"
+    Cascade.load(trained).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def shipped(trained, tmp_path, monkeypatch):
-    """The package's models are those of a folder: toy alone. The current folder is another."""
-    monkeypatch.setattr(pretrained, "HOME", tmp_path / "home")
-    Cascade.load(trained).save_pretrained(tmp_path / "home" / "toy")
+def shipped(toy, tmp_path, monkeypatch):
+    """The model is as if it came with the package; the current folder is another."""
+    monkeypatch.setattr(pretrained, "HOME", toy.parent)
     (tmp_path / "here").mkdir()
     with chdir(tmp_path / "here"):
-        yield tmp_path / "home" / "toy"
+        yield toy
 
 
 def test_what_is_saved_is_whole_and_can_be_moved(trained, tmp_path):

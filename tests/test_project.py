@@ -16,6 +16,10 @@ CODE = ("cascade", "stages")
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
 VERSION = SETUP["metadata"]["version"]
+MODEL = [f"toy/{name}" for name in ("cascade.yaml", "README.md")] + [
+    f"toy/glow8/{name}"
+    for name in ("config.yaml", "record.json", "README.md", "model.safetensors", "best.safetensors")
+]
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -47,7 +51,7 @@ def test_the_changelog_begins_with_this_version_or_what_leads_to_it():
 def test_every_package_is_listed():
     listed = SETUP["options"]["packages"].split()
     found = {".".join(file.parent.parts) for file in files("*.py", *CODE)}
-    assert sorted(listed) == sorted(found | {"cascade.configs"})
+    assert sorted(listed) == sorted(found | {"cascade.configs", "cascade.models"})
     assert all((ROOT / name.replace(".", "/") / "__init__.py").is_file() for name in found)
 
 
@@ -57,9 +61,12 @@ def wheel(tmp_path_factory) -> set[str]:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in (*CODE, "configs"):
+    for name in (*CODE, "configs", "models"):
         unmade = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(ROOT / name, source / name, ignore=unmade)
+    for name in MODEL:
+        (source / "models" / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / "models" / name).write_text("as if it were a model's")
     command = "-m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation"
     done = subprocess.run(
         [sys.executable, *command.split(), "--wheel-dir", out, source],
@@ -80,6 +87,11 @@ def test_a_wheel_holds_every_module_and_configuration(wheel):
     assert {"cascade/py.typed", "stages/py.typed"} <= set(shipped)
     assert "cascade/configs/mnist5k-haar/glow8.yaml" in shipped
     assert sorted(set(shipped) - wheel) == []
+
+
+def test_a_wheel_holds_models_without_what_training_left(wheel):
+    there = {name for name in wheel if name.startswith("cascade/models/toy/")}
+    assert there == {f"cascade/models/{name}" for name in MODEL if "best" not in name}
 
 
 def test_a_wheel_holds_nothing_else(wheel):
