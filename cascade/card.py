@@ -19,13 +19,13 @@ from stages import InputError
 
 TASK = "unconditional-image-generation"
 DATASETS = {  # as the hub calls those that it has
-    "mnist5k": "ylecun/mnist",
     "mnist": "ylecun/mnist",
     "fashion_mnist": "zalando-datasets/fashion_mnist",
     "cifar10": "uoft-cs/cifar10",
     "cifar100": "uoft-cs/cifar100",
     "svhn": "ufldl-stanford/svhn",
 }
+PARTS = {"mnist5k": "ylecun/mnist"}  # of those, in other splits
 ROW_ONLY = ("temperature", "stage", "size")  # of a row of scores: what it is of
 SHOWN = 20  # names of classes
 
@@ -51,7 +51,11 @@ def read_results(file: str | Path, stages: Sequence[Stage]) -> list[Result]:
     try:
         report = json.loads(Path(file).read_text("utf-8"))
         weights = report["weights"]
-        results = _likelihood(report) if "bpd" in report else _scores(report, stages)
+        results = (
+            _likelihood(report, stages[-1].shape[1])
+            if "bpd" in report
+            else _scores(report, stages[-1])
+        )
     except FileNotFoundError:
         raise InputError(f"no report {file}") from None
     except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
@@ -64,37 +68,51 @@ def read_results(file: str | Path, stages: Sequence[Stage]) -> list[Result]:
     return results
 
 
-def _likelihood(report: dict[str, Any]) -> list[Result]:
-    classes = f", classes {report['label_mode']}" if report["label_mode"] else ""
-    conditions = (
-        f"{report['images']} images, K = {report['samples']}, seed {report['seed']}{classes}, "
-        f"{report['dtype']}"
-    )
-    if report["stderr"] is not None:
-        conditions += f", standard error {report['stderr']:.4f}"
-    value = round(float(report["bpd"]), 4)
-    data = _basename(report["data"])
-    where = data, report["split"]
-    return [Result("bits_per_dim", "bits/dim", value, *where, conditions, report["statement"])]
-
-
-def _scores(report: dict[str, Any], stages: Sequence[Stage]) -> list[Result]:
-    """Those of the cascade's own resolution."""
-    return [
-        Result(
-            "fid" if report["names"].get(key) == "FID" else key,
-            report["names"].get(key, key),
-            round(float(value), 4),
-            _basename(report["data"]),
-            report["split"],
-            f"{report['num']} samples at temperature {row['temperature']}, seed {report['seed']}, "
-            f"{report['images']} images, features {report['features']}",
-        )
-        for row in report["scores"]
-        if row["stage"] == stages[-1].name
-        for key, value in row.items()
-        if key not in ROW_ONLY
+def _likelihood(report: dict[str, Any], size: int) -> list[Result]:
+    classes = f"classes {report['label_mode']}" if report["label_mode"] else ""
+    error = report["stderr"]
+    conditions = [
+        f"{report['images']} of {report['of']} images at {size}x{size}",
+        "" if report["bits"] == 8 else f"{report['bits']} bits",
+        f"K = {report['samples']}",
+        f"seed {report['seed']}",
+        classes if report["prior"] is None else f"{classes} with an empirical prior",
+        _told(report),
+        report["dtype"],
+        "" if error is None else f"standard error {error:.4f}",
     ]
+    return [_result(report, "bits_per_dim", "bits/dim", report["bpd"], conditions)]
+
+
+def _scores(report: dict[str, Any], stage: Stage) -> list[Result]:
+    """Those of the cascade's own resolution, at each temperature."""
+    names, results = report["names"], []
+    for row in report["scores"]:
+        conditions = [
+            f"{report['num']} samples at temperature {row['temperature']}",
+            f"seed {report['seed']}",
+            _told(report),
+            f"{report['images']} of {report['of']} images at {row['size']}x{row['size']}",
+            f"features {report['features']}",
+        ]
+        for key, value in row.items() if row["stage"] == stage.name else ():
+            if key not in ROW_ONLY:
+                kind = "fid" if names.get(key) == "FID" else key
+                results.append(_result(report, kind, names.get(key, key), value, conditions))
+    return results
+
+
+def _result(
+    report: dict[str, Any], kind: str, name: str, value: float, conditions: Sequence[str]
+) -> Result:
+    data, statement = _basename(report["data"]), report.get("statement", "")
+    how = ", ".join(condition for condition in conditions if condition)
+    return Result(kind, name, round(float(value), 4), data, report["split"], how, statement)
+
+
+def _told(report: dict[str, Any]) -> str:
+    sigma = report["told_sigma"]
+    return "" if sigma is None else f"told sigma {sigma:g}"
 
 
 def write_card(
@@ -154,7 +172,8 @@ def _head(
     """What hubs index."""
     learned = dict.fromkeys(stage.config.data.name for stage in stages)
     conditional = any(stage.classes for stage in stages)
-    known = list(dict.fromkeys(DATASETS[data] for data in learned if data in DATASETS))
+    names = {**DATASETS, **PARTS}
+    known = list(dict.fromkeys(names[data] for data in learned if data in names))
     head: dict[str, Any] = {
         "library_name": "csrflow",
         "license": license,
@@ -217,4 +236,4 @@ def _table(results: Sequence[Result]) -> str:
 
 def _basename(data: str) -> str:
     """A data set's name, of a folder or file its own alone: the rest is of a machine."""
-    return data if data in DATASETS else Path(data).name
+    return Path(data).name

@@ -40,6 +40,12 @@ def download(repository: str, revision: str | None = None) -> Path:
             f"the repository {repository} holds neither cascade.yaml nor a trained stage: "
             "name one that Cascade.push_to_hub wrote"
         ) from None
+    root = folder.resolve()
+    if not all(stage.resolve().is_relative_to(root) for stage in stages):
+        raise InputError(
+            f"the cascade.yaml of the repository {repository} lists stages outside of it: "
+            "name one that Cascade.push_to_hub wrote"
+        )
     for file in (stage / name for stage in stages for name in NEEDED):
         if not file.is_file():
             raise InputError(

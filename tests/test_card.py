@@ -25,7 +25,7 @@ class Means(nn.Module):
 def reports(digits, few_digits, tmp_path_factory):
     """What the tools wrote of the trained cascade of digits: likelihoods, and scores of samples."""
     out = tmp_path_factory.mktemp("reports")
-    torch.jit.script(Means()).save(out / "means.pt")
+    torch.jit.trace(Means(), torch.rand(2, 3, 16, 16)).save(out / "means.pt")
     data = ["--data", few_digits, "--split", "all", "--limit", 20]
     done = run_tool("likelihood", digits, *data, "--json", out / "bits.json", "--seed", 3)
     assert done.returncode == 0, done.stderr
@@ -46,10 +46,14 @@ def test_a_card_gives_figures_with_their_conditions(digits, reports, tmp_path):
     found = {result.metric_type: result for result in data.eval_results}
     likelihood, distance = found["bits_per_dim"], found["frechet"]
     assert likelihood.metric_value == round(bits["bpd"], 4)
-    assert likelihood.metric_name.startswith("bits/dim (20 images, K = 1, seed 3, classes marginal")
+    assert likelihood.metric_name.startswith(
+        "bits/dim (20 of 400 images at 16x16, K = 1, seed 3, classes"
+    )
     assert (likelihood.dataset_name, likelihood.dataset_split) == ("few.npz", "all")
     assert distance.metric_value == round(scores["scores"][1]["frechet"], 4)  # of the last stage
-    assert "20 samples at temperature 1.0, seed 0, 20 images" in distance.metric_name
+    assert (
+        "20 samples at temperature 1.0, seed 0, 20 of 400 images at 16x16" in distance.metric_name
+    )
     assert bits["statement"] in card.text and "fid" not in data.metrics
     assert str(tmp_path) not in card.content and str(reports[0].parent) not in card.content
 

@@ -88,6 +88,13 @@ def test_what_is_no_cascade_is_refused(there, folder, tmp_path):
         Cascade.from_pretrained("someone/half")
 
 
+@pytest.mark.parametrize("stage", ["/etc", "../..", "glow8/../../mine"])
+def test_stages_outside_of_a_repository_are_refused(there, stage):
+    there.put("someone/odd", {"cascade.yaml": f"stages: [{stage}]".encode()})
+    with pytest.raises(InputError, match="someone/odd lists stages outside of it"):
+        Cascade.from_pretrained("someone/odd")
+
+
 def test_what_is_not_to_be_used_is_not_fetched(there, folder, tmp_path):
     run = shutil.copytree(folder, tmp_path / "run")
     for name in ("state/step-4.safetensors", "best.safetensors", "samples/step-4.png"):
