@@ -85,6 +85,11 @@ class Cascade(nn.Module):
         return all(stage.flow.bounded for stage in self.stages)
 
     @property
+    def chunk(self) -> int:
+        """Images that its nets see at once; last bits depend on it, and on the device."""
+        return self.stages[0].at_once
+
+    @property
     def named_classes(self) -> list[str]:
         """Names of the classes that training knew, in the order of labels; [] if it knew none."""
         return next((stage.record.classes for stage in self.stages if stage.classes), [])
@@ -102,6 +107,7 @@ class Cascade(nn.Module):
         stages: Sequence[str] | None = None,
         device: str | torch.device = "cpu",
         dtype: str = "float32",
+        chunk: int | None = None,
     ) -> Cascade:
         """Read a cascade folder, or a stage folder as a cascade of one.
 
@@ -110,12 +116,13 @@ class Cascade(nn.Module):
             stages: names of stage folders, base first, in place of those `cascade.yaml` lists.
             device: where the nets run.
             dtype: float32, float64, or bfloat16: float32 with the nets under bfloat16 autocast.
+            chunk: images that a net sees at once, 16 on a CPU and 128 elsewhere if None.
 
         Raises:
             InputError: a stage is missing or damaged, or they do not follow one another.
         """
         folders, pyramid = stage_folders(folder, stages)
-        return cls([load_stage(path, device, dtype) for path in folders], pyramid)
+        return cls([load_stage(path, device, dtype, chunk) for path in folders], pyramid)
 
     def save(self, folder: str | Path) -> None:
         """Write the stages' folders and `cascade.yaml` into a folder, for `load`.
