@@ -383,8 +383,8 @@ def bounds(
 
     result = {}
     for i, stage in enumerate(cascade.stages[1:], start=1):
-        terms = spread(partial(terms_of, i), len(records.indices), cascade.chunk, state)
-        result[stage.name] = VariationalReport(*terms, cascade.pyramid)
+        clean, noisy, kl = spread(partial(terms_of, i), len(records.indices), cascade.chunk, state)
+        result[stage.name] = VariationalReport(clean, noisy, kl, cascade.pyramid)
     return result
 
 

@@ -58,8 +58,9 @@ def processes_of(args: argparse.Namespace, config: StageConfig) -> int:
     count = processes.wanted(args, "cuda" if torch.cuda.is_available() else "cpu")
     if args.processes:
         return count
-    parts = config.train.batch_size // config.train.accumulate
-    return next(n for n in range(count, 0, -1) if n == 1 or parts % n == 0 and parts // n >= FEWEST)
+    images = config.train.batch_size // config.train.accumulate
+    fitting = [n for n in range(2, count + 1) if images % n == 0 and images // n >= FEWEST]
+    return max(fitting, default=1)
 
 
 def train(config: StageConfig, args: argparse.Namespace) -> None:

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-# libwebp's greatest effort (quality 100, method 6) takes forty to eighty times as long: small
-# photographs need 3 % more that way, digits 0.4 % less
+# libwebp's greatest effort (quality 100, method 6) takes forty to eighty times as long, and gives
+# CIFAR-10's images files that are 3 % larger, digits ones that are 0.7 % smaller
 SETTINGS: dict[str, dict[str, Any]] = {
     "PNG": {"optimize": True},
     "WebP": {"lossless": True, "quality": 75, "method": 2},

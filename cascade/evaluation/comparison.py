@@ -22,8 +22,8 @@ def separation(
     """AUROC for calling an image foreign because its figure is higher, by several figures.
 
     ``total``: bits/dim. A stage's name: its share. ``total - WebP``: bits/dim minus that of the
-    lossless file, a complexity-corrected score, where ``files`` holds those (N,) of either set. Source:
-    Serrà et al., 2020, https://arxiv.org/abs/1909.11480
+    lossless file, a complexity-corrected score, where ``files`` holds those (N,) of either set.
+    Source: Serrà et al., 2020, https://arxiv.org/abs/1909.11480
     """
     result = {"total": auroc(ours.image_bpd, theirs.image_bpd)}
     for i, name in enumerate(ours.names):

@@ -179,7 +179,7 @@ def _joined(parts: Sequence[Part]) -> Part:
     """One part of all, in order."""
     first, every = parts[0], [part.records for part in parts]
 
-    def together(tensors: Sequence[Any]) -> Any:
+    def together(tensors: list[Any]) -> Any:
         return None if tensors[0] is None else torch.cat(tensors)
 
     report = Report(

@@ -87,8 +87,7 @@ def number(value: float | None) -> str:
 
 def say_origin(result: Result) -> None:
     versions = ", ".join(f"{name} {results}" for name, results in result["versions"].items())
-    say(
-        f"{result['data']}, {result['split']} split, seed {result['seed']}, {on_device(result)}; {versions}"
-    )
+    of = f"{result['data']}, {result['split']} split, seed {result['seed']}, {on_device(result)}"
+    say(f"{of}; {versions}")
     if result["skipped"]:
         say(f"unreadable images left out: {result['skipped']}")
