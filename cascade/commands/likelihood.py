@@ -52,7 +52,8 @@ def main() -> None:
     args.data = args.data or cascade.stages[-1].config.data.name
     source = open_source(cascade, args, args.data, args.split)
     if args.check:
-        check(cascade, source, args)
+        with cli.all_cores():
+            check(cascade, source, args)
         return
     other = None
     if args.compare:

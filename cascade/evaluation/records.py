@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,8 +21,11 @@ from cascade.likelihood import Report, SampleCheck
 from cascade.utils.files import CSV, whole
 from stages import InputError
 
-ARRAYS = ("index", "files", "label", "stages", "nats", "posterior", "header")
 CODECS = {codec: f"bpd_{codec}" for codec in SETTINGS}
+ARRAYS = (
+    *("index", "files", "label", "stages", "nats", "bpd", "posterior", "header", "sha256"),
+    *CODECS.values(),
+)
 
 
 @dataclass
@@ -80,7 +84,8 @@ class Part:
     def write_npz(self, file: str) -> None:
         """Arrays index, files, label, stages, nats (N, stages), bpd, log p(y | image), bpd_PNG, …
 
-        ``header`` holds all else that `read_part` needs, as JSON.
+        ``header`` holds all else that `read_part` needs, as JSON, and ``sha256`` is that of the
+        other arrays.
         """
         records, report = self.records, self.records.report
         arrays: dict[str, Any] = {
@@ -97,7 +102,7 @@ class Part:
             arrays["posterior"] = report.posterior.numpy()
         arrays |= {CODECS[codec]: bpd.numpy() for codec, bpd in records.files.items()}
         with whole(file) as aside, open(aside, "wb") as out:
-            np.savez_compressed(out, **arrays)
+            np.savez_compressed(out, **arrays, sha256=np.array(_digest(arrays)))
 
     def _header(self) -> dict[str, Any]:
         of_images = ("names", "nats", "posterior")
@@ -113,31 +118,30 @@ class Part:
 
 def read_part(file: str) -> Part:
     """What `Part.write_npz` wrote; `InputError` where a file is no such, or damaged."""
-    arrays = read_npz(Path(file), (*ARRAYS, *CODECS.values()))
-    try:
-        header = json.loads(str(arrays["header"]))
-        tensors = {
-            name: torch.from_numpy(array)
-            for name, array in arrays.items()
-            if name not in ("files", "stages", "header")
-        }
-        nats, stages = tensors["nats"], arrays["stages"].tolist()
-        report = Report(stages, nats=nats, posterior=tensors.get("posterior"), **header["report"])
-        drawn = header["drawn"]
-        if drawn is not None:
-            drawn = SampleCheck(**drawn | {"clipped": torch.tensor(drawn["clipped"]).double()})
-        files = {codec: tensors[name] for codec, name in CODECS.items() if name in tensors}
-        names, labels = arrays["files"].tolist(), tensors.get("label")
-        records = Records(report, tensors["index"], names, labels, files)
-        lengths = {len(names), *(len(tensor) for tensor in tensors.values())}
-        number, count = header["shard"]
-        if len(lengths) > 1 or not 1 <= number <= count or nats.shape[1] != len(report.sizes):
-            raise ValueError
-        return Part(records, dict(header["provenance"]), (number, count), drawn)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError):
-        raise InputError(
-            f"{file} holds no figures that likelihood.py --npz wrote, or is damaged"
-        ) from None
+    arrays = read_npz(Path(file), ARRAYS)
+    if str(arrays.pop("sha256", None)) != _digest(arrays):
+        raise InputError(f"{file} holds no figures that likelihood.py --npz wrote, or is damaged")
+    texts = ("files", "stages", "header")
+    tensors = {k: torch.from_numpy(array) for k, array in arrays.items() if k not in texts}
+    header = json.loads(str(arrays["header"]))
+    names, nats, posterior = arrays["stages"].tolist(), tensors["nats"], tensors.get("posterior")
+    report = Report(names, nats=nats, posterior=posterior, **header["report"])
+    files = {codec: tensors[name] for codec, name in CODECS.items() if name in tensors}
+    labels, indices = tensors.get("label"), tensors["index"]
+    records = Records(report, indices, arrays["files"].tolist(), labels, files)
+    drawn = header["drawn"]
+    if drawn:
+        drawn = SampleCheck(**drawn | {"clipped": torch.tensor(drawn["clipped"]).double()})
+    return Part(records, header["provenance"], tuple(header["shard"]), drawn)
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of arrays, with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(repr((name, array.dtype.str, array.shape)).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def merge(files: Sequence[str]) -> Part:

@@ -128,8 +128,8 @@ class Group:
         threading.Thread(target=_end_with, args=self.alive[:1], daemon=True).start()
         os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
         if rank:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            os.dup2(self.printed[rank].fileno(), sys.stderr.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(self.printed[rank].fileno(), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         cli.guarded(partial(_unless_lost, work))
