@@ -85,6 +85,11 @@ class Cascade(Pretrained):
         return all(stage.flow.bounded for stage in self.stages)
 
     @property
+    def chunk(self) -> int:
+        """Images that its nets see at once; last bits depend on it, and on the device."""
+        return self.stages[0].at_once
+
+    @property
     def named_classes(self) -> list[str]:
         """Names of the classes that training knew, in the order of labels; [] if it knew none."""
         return next((stage.record.classes for stage in self.stages if stage.classes), [])

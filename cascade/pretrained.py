@@ -41,6 +41,7 @@ class Pretrained(nn.Module):
         stages: Sequence[str] | None = None,
         device: str | torch.device = "cpu",
         dtype: str = "float32",
+        chunk: int | None = None,
     ) -> Self:
         """Read a cascade folder, or a stage folder as a cascade of one.
 
@@ -49,12 +50,13 @@ class Pretrained(nn.Module):
             stages: names of stage folders, base first, in place of those `cascade.yaml` lists.
             device: where the nets run.
             dtype: float32, float64, or bfloat16: float32 with the nets under bfloat16 autocast.
+            chunk: images that a net sees at once, 16 on a CPU and 128 elsewhere if None.
 
         Raises:
             InputError: a stage is missing or damaged, or they do not follow one another.
         """
         folders, pyramid = stage_folders(folder, stages)
-        return cls([load_stage(path, device, dtype) for path in folders], pyramid)
+        return cls([load_stage(path, device, dtype, chunk) for path in folders], pyramid)
 
     @classmethod
     def from_pretrained(

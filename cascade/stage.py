@@ -18,7 +18,7 @@ from cascade.config import StageConfig, load_saved, save_config
 from cascade.record import Record, load_record
 from cascade.transforms.coding import Coding, coding
 from cascade.transforms.dequantise import centre
-from cascade.utils.chunks import CHUNK, in_chunks
+from cascade.utils.chunks import chunk_of, in_chunks
 from cascade.utils.tensors import read_tensors, write_tensors
 from stages import Flow, InputError
 
@@ -35,7 +35,7 @@ class Stage(nn.Module):
         record: what its training found out.
         digest: SHA-256 of its weights file.
         autocast: whether its nets run in bfloat16.
-        chunk: images that it sees at once; a likelihood's last bits depend on it.
+        chunk: images that it sees at once, on which last bits depend; its device's number if None.
         sigma: what it is told of its low image, if it was trained with ``augment.condition``.
     """
 
@@ -49,7 +49,7 @@ class Stage(nn.Module):
         record: Record | None = None,
         digest: str = "",
         autocast: bool = False,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         sigma: float = 0.0,
     ):
         super().__init__()
@@ -80,6 +80,11 @@ class Stage(nn.Module):
         return [*known, *map(str, range(len(known), self.classes))]
 
     @property
+    def at_once(self) -> int:
+        """Images that it sees at once: its ``chunk``, or the number of the device it is on."""
+        return self.chunk or chunk_of(next(self.flow.parameters()).device)
+
+    @property
     def coding(self) -> Coding:
         return coding(self.config)
 
@@ -106,7 +111,7 @@ class Stage(nn.Module):
         times = 1 if low is None else len(x) // max(1, len(low))
         if low is not None and times * len(low) != len(x):
             raise InputError(f"{len(x)} images are no multiple of {len(low)} low images")
-        weight = next(self.flow.parameters())
+        weight, chunk = next(self.flow.parameters()), self.at_once
         x = x.to(weight)
         rest = [] if labels is None else [labels.to(weight.device)]
         if low is not None:
@@ -114,15 +119,15 @@ class Stage(nn.Module):
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         mixed = torch.autocast(weight.device.type, torch.bfloat16, enabled=self.autocast)
         with exact, mixed:
-            if times == 1 or times < self.chunk:
+            if times == 1 or times < chunk:
                 low = low if times == 1 or low is None else low.repeat_interleave(times, 0)
-                return in_chunks(function, x, low, *rest, size=self.chunk).cpu()
+                return in_chunks(function, x, low, *rest, size=chunk).cpu()
             assert low is not None  # or times is 1
             results = []
             for i, rows in enumerate(torch.arange(len(x)).chunk(len(low))):
                 shared = partial(_with_low, function, low[i : i + 1])
                 mine = [tensor[rows] for tensor in (x, *rest)]
-                results.append(in_chunks(shared, *mine, size=self.chunk))
+                results.append(in_chunks(shared, *mine, size=chunk))
             return torch.cat(results).cpu()
 
     def perturb(
@@ -160,10 +165,12 @@ def load_stage(
     folder: str | Path,
     device: str | torch.device = "cpu",
     dtype: str = "float32",
+    chunk: int | None = None,
 ) -> Stage:
     """Read a stage folder. Raises `InputError` where it is missing, incomplete or not a stage.
 
     ``dtype`` is float32, float64, or bfloat16: float32 with the nets under bfloat16 autocast.
+    ``chunk`` is that of `Stage`.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype is one of {', '.join(DTYPES)}, got {dtype}")
@@ -177,7 +184,7 @@ def load_stage(
     flow = build_with(config, tensors, weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     flow = flow.to(device, DTYPES[dtype]).eval()
-    return Stage(folder.resolve().name, config, flow, record, digest, dtype == "bfloat16")
+    return Stage(folder.resolve().name, config, flow, record, digest, dtype == "bfloat16", chunk)
 
 
 def per_stage(temperature: float | Sequence[float], count: int) -> list[float]:

@@ -35,8 +35,10 @@ from small_stages import stage_folder
 from cascade import Cascade
 from cascade.config import SRFlowModel, StageConfig
 from cascade.data import SPLITS, open_images
+from cascade.evaluation.records import Part, Records, merge
 from cascade.evaluation.scoring import Journal, Row
 from cascade.evaluation.tables import load_table
+from cascade.likelihood import Report, SampleCheck
 from cascade.photos.photo import Photo
 from cascade.photos.typicality import recorded_bpd
 from cascade.stage import load_stage
@@ -299,6 +301,24 @@ def test_npz(fuzz):
     fuzz(read, st.tuples(raw, *options))
 
 
+def test_shard(fuzz, tmp_path):
+    report = Report(["a"], [4], 4, torch.ones(3, 1).double(), None)
+    drawn = SampleCheck(["a"], [], torch.zeros(2, 1).double())
+    records = Records(report, torch.arange(3), ["0", "1", "2"], None, {"PNG": torch.ones(3)})
+    Part(records, {"images": 3}, (1, 1), drawn).write_npz(tmp_path / "good.npz")
+    with np.load(tmp_path / "good.npz") as content:
+        good = dict(content)
+
+    def read(folder, content):
+        (folder / "a.npz").write_bytes(content)
+        found = merge([str(folder / "a.npz")])
+        assert torch.equal(found.records.report.nats, report.nats)
+
+    some = st.dictionaries(st.sampled_from([*good, "x"]), ARRAYS, min_size=1)
+    whole = damaged((tmp_path / "good.npz").read_bytes())
+    fuzz(read, whole | some.map(lambda new: zipped(**good | new)))
+
+
 def encoded(mode: str, kind: str, size: tuple[int, int] = (9, 6)) -> bytes:
     file = BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 4), dtype=np.uint8)
@@ -476,9 +496,9 @@ WORDS |= st.text(
     st.characters(exclude_characters="\0/", exclude_categories=["Cs", "Nd"]), max_size=4
 )
 OPTIONS = {
-    "sample": "seed stages device json num classes temperature batch out npz",
+    "sample": "seed stages device json num classes temperature chunk out npz",
     "likelihood": "seed stages device json split limit resize samples label-mode prior dtype "
-    "compare variational told-sigma csv npz heatmap",
+    "compare variational told-sigma csv npz heatmap chunk shard",
     "upscale": "seed stages device json factor num temperature label tile overlap sheet out",
 }
 

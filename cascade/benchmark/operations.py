@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cascade.benchmark import baselines, measure
 from cascade.building import build
@@ -60,16 +62,39 @@ def ours(config: StageConfig, device: torch.device, precision: str) -> dict[str,
     return result | (parts(loss.flow, config, device, precision) if loss.flow.encoder else {})
 
 
-def of_a_stage(
-    loss: StageLoss, config: StageConfig, device: torch.device, precision: str
+def shared(
+    config: StageConfig, device: torch.device, precision: str, processes: int
 ) -> dict[str, measure.Operation]:
+    """Of several processes: a training step of one batch, which they share as in training.
+
+    Log-probabilities and samples are of a batch for each of them.
+    """
+    torch.manual_seed(0)
+    loss = ready(build(config), config, device)
+    images = config.train.batch_size // processes
+    part = replace(config, train=replace(config.train, batch_size=images))
+    with warnings.catch_warnings():  # a later torch calls it forward_sync_buffers
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
+        wrapped = DistributedDataParallel(loss, broadcast_buffers=False)
+    training = of_a_stage(loss, part, device, precision, wrapped)["training"]
+    return of_a_stage(loss, config, device, precision) | {"training": training}
+
+
+def of_a_stage(
+    loss: StageLoss,
+    config: StageConfig,
+    device: torch.device,
+    precision: str,
+    wrapped: nn.Module | None = None,
+) -> dict[str, measure.Operation]:
+    """Operations of a loss, whose gradients ``wrapped`` shares among processes if it is given."""
     flow, given, mixed = loss.flow, inputs(config, device), autocast(device, precision)
     noise, adam = torch.randn_like(given.x), optimiser(loss, config.train)
 
     def differentiate() -> None:
         loss.train()
         with mixed:
-            nats, _ = loss(given.x, given.low, given.label)
+            nats, _ = (wrapped or loss)(given.x, given.low, given.label)
         (-nats.mean() / given.x[0].numel()).backward()
 
     def train() -> None:

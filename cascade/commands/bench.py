@@ -6,15 +6,17 @@ import argparse
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 from rich.table import Table
+from torch import distributed
 
 from cascade.benchmark import measure
-from cascade.benchmark.operations import BASELINES, VERSIONS, ours
-from cascade.commands.shared import cli
+from cascade.benchmark.operations import BASELINES, VERSIONS, ours, shared
+from cascade.commands.shared import cli, processes
 from cascade.config import StageConfig, load_config
 from stages import InputError
 
@@ -45,15 +47,31 @@ def main() -> None:
         operation = "backward" if args.memory == "training" else args.memory
         print(measure.peak_memory(ours(config, device, args.precision[0])[operation], device))
         return
-    operations, counts = gather(args, config, device)
+    if args.processes and config.train.batch_size % args.processes:
+        raise InputError(
+            f"{args.processes} processes cannot share a batch of {config.train.batch_size}"
+        )
+    count = processes.wanted(args, device) if args.processes else 1
+    processes.run(count, partial(time_all, args, config, device, count))
+
+
+def time_all(
+    args: argparse.Namespace, config: StageConfig, device: torch.device, count: int
+) -> None:
+    """Time everything, ours by ``count`` processes; the first prints and writes the table."""
+    state = cli.process_state(device)
+    operations, counts = gather(args, config, device, count)
     seconds = measure.interleaved(operations, device, args.repeats)
+    if not state.is_main_process:
+        return
     result = {
         "config": args.config,
         "batch": config.train.batch_size,
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "processes": count,
         "torch": torch.__version__,
-        **summary(args, config.train.batch_size, seconds, counts),
+        **summary(args, config.train.batch_size, seconds, counts, count),
     }
     show(result, args.against)
     if args.json:
@@ -61,29 +79,65 @@ def main() -> None:
 
 
 def gather(
-    args: argparse.Namespace, config: StageConfig, device: torch.device
+    args: argparse.Namespace, config: StageConfig, device: torch.device, count: int
 ) -> tuple[dict[str, measure.Operation], dict[str, int]]:
     """All that is to be timed, by name, and the floating-point operations of what is ours.
 
-    They are counted of the stage as it is written: not compiled, nothing computed twice.
+    They are counted of the stage as it is written: not compiled, nothing computed twice. Where
+    ``count`` processes share ours, what is not ours runs in the first, on all cores.
     """
+    many = count > 1
     operations, counts = {}, {}
     written = replace(config, train=replace(config.train, compile=False, memory="store"))
     for precision in args.precision:
         theirs = BASELINES[args.against](written, device, precision) if args.against else {}
         peak = f"peak {precision}"
-        operations[peak], counts[peak] = measure.matmul(device, PRECISIONS[precision])
-        mine, plain = (ours(c, device, precision) for c in (config, written))
-        for kind in filter(mine.__contains__, TIMED):
-            operations[f"{kind} {precision}"] = mine[kind]
-            counts[f"{kind} {precision}"] = measure.flops(plain[kind])
-        for kind in filter(theirs.__contains__, RATIOS):
-            operations[f"{args.against} {kind} {precision}"] = theirs[kind]
+        product, counts[peak] = measure.matmul(device, PRECISIONS[precision])
+        operations[peak] = on_all_cores(product) if many else product
+        plain = ours(written, device, precision)
+        mine = shared(config, device, precision, count) if many else ours(config, device, precision)
+        for kind in filter(mine.__contains__, KINDS if many else TIMED):
+            operations[f"{kind} {precision}"] = together(mine[kind]) if many else mine[kind]
+            counts[f"{kind} {precision}"] = measure.flops(plain[kind]) * batches(kind, count)
+        for kind in filter(theirs.__contains__, KINDS if many else RATIOS):
+            run = on_all_cores(theirs[kind]) if many else theirs[kind]
+            operations[f"{args.against} {kind} {precision}"] = run
     return operations, counts
 
 
+def batches(kind: str, count: int) -> int:
+    """Batches that an operation of ``count`` processes is of: they share that of training."""
+    return 1 if kind == "training" else count
+
+
+def together(operation: measure.Operation) -> measure.Operation:
+    """An operation of all processes, done when all have done it."""
+
+    def run() -> None:
+        operation()
+        distributed.barrier()
+
+    return run
+
+
+def on_all_cores(operation: measure.Operation) -> measure.Operation:
+    """An operation of the first process, which has all cores while the others wait."""
+
+    def run() -> None:
+        if distributed.get_rank() == 0:
+            with cli.all_cores():
+                operation()
+        distributed.barrier()
+
+    return run
+
+
 def summary(
-    args: argparse.Namespace, batch: int, seconds: dict[str, list[float]], counts: dict[str, int]
+    args: argparse.Namespace,
+    batch: int,
+    seconds: dict[str, list[float]],
+    counts: dict[str, int],
+    count: int,
 ) -> dict[str, Any]:
     """The table's rows, the peaks, and, ``--against`` another implementation, the ratios."""
     speeds = {name: count / median(seconds[name]) / 1e9 for name, count in counts.items()}
@@ -93,15 +147,17 @@ def summary(
             name = f"{kind} {precision}"
             if name not in seconds:
                 continue
-            images, time = VERSIONS if kind == "versions" else batch, median(seconds[name])
+            images = VERSIONS if kind == "versions" else batch * batches(kind, count)
+            time = median(seconds[name])
             share = speeds[name] / speeds[f"peak {precision}"]
             row = {"operation": kind, "precision": precision, "images_per_s": images / time}
             row |= {"ms": 1000 * time, "gflops": speeds[name], "share_of_peak": share}
-            if kind in KINDS:
+            if kind in KINDS and count == 1:
                 row["mib"] = memory_of(args, kind, precision) / 2**20
             rows.append(row)
             if f"{args.against} {name}" in seconds:
                 result = measure.ratio(seconds[f"{args.against} {name}"], seconds[name])
+                result *= batches(kind, count)
                 ratios[RATIOS[kind] + "_bf16" * (precision == "bfloat16")] = result
     peaks = {precision: speeds[f"peak {precision}"] for precision in args.precision}
     return {"peak_gflops": peaks, "rows": rows, **ratios}
@@ -124,6 +180,11 @@ def parse() -> argparse.Namespace:
         "same stage in the library's convolutions",
     )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, ...; a GPU where there is one")
+    parser.add_argument(
+        "--processes", type=cli.positive, metavar="N",
+        help="ours by so many processes of a core each: they share a training step's batch, and "
+        "have a batch each to score and to draw; of what it is compared with, all threads of one",
+    )  # fmt: skip
     parser.add_argument(
         "--memory", choices=KINDS,
         help="print one operation's peak bytes alone, beyond weights, gradients and optimiser",

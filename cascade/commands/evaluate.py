@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from cascade import Cascade, InputError
-from cascade.commands.shared import cli
+from cascade.commands.shared import cli, processes
 from cascade.commands.shared.display_scores import OF_PAIRS, say_origin, show_pairs, show_samples
 from cascade.commands.shared.images import add_data_arguments, drawn, open_source
 from cascade.data.sources import ImageSource
@@ -43,12 +44,29 @@ def main() -> None:
     cli.check_outputs([args.json, picture], args.force)
     cli.check_plot(picture)
     curves = drawing() if picture else None
-    state = PartialState(cpu=not torch.cuda.is_available())
-    args.device = args.device or state.device
+    args.device = cli.device_of(args)
+    cli.use_one_core(args.device)
+    count = processes.wanted(args, args.device)
     cascade = cli.load_cascade(args)
     args.data = args.data or cascade.stages[-1].config.data.name
     source = open_source(cascade, args, args.data, args.split)
     indices = drawn(source, args.limit)
+    chunks = -(-max(len(indices), 0 if args.super_resolution else args.num) // cascade.chunk)
+    scored = partial(score, cascade, source, indices, sweep, args, curves, picture)
+    processes.run(min(count, chunks), scored)
+
+
+def score(
+    cascade: Cascade,
+    source: ImageSource,
+    indices: Tensor,
+    sweep: list[list[float]],
+    args: argparse.Namespace,
+    curves: Callable[..., None] | None,
+    picture: str | None,
+) -> None:
+    """All that is asked for, by the processes that share it; the first prints and writes it."""
+    state = cli.process_state(args.device)
     of_kind = pairs if args.super_resolution else samples
     with Progress(console=cli.console, transient=True, disable=not state.is_main_process) as bar:
         task = bar.add_task("scoring", total=None)
@@ -73,6 +91,7 @@ def parse() -> argparse.Namespace:
         "--stages", nargs="?", const="", metavar="A,B,C",
         help="score every stage's resolution too; with names, of these stages, base first",
     )  # fmt: skip
+    processes.add_argument(parser)
     add_data_arguments(parser)
     parser.add_argument("--num", type=cli.positive, help="samples to draw (default: 50,000)")
     parser.add_argument(
@@ -131,8 +150,8 @@ def feature_net(args: argparse.Namespace) -> FeatureNet:
     """The net that arguments ask for; says where it is not the one that FID is defined by."""
     cleanfid_version()
     if args.features:
-        return scripted(args.features, args.device)
-    net = inception(args.inception, args.mode, args.device)
+        return scripted(args.features, args.device, args.chunk)
+    net = inception(args.inception, args.mode, args.device, args.chunk)
     if not net.genuine:
         cli.say(f"note: {net.name} is not the known {INCEPTION}: what comes of it is not FID")
     return net
@@ -151,18 +170,17 @@ def samples(
     net = feature_net(args)
     last = len(cascade.stages) - 1
     levels = range(last + 1) if args.stages is not None else [last]
-    real = real_features(
-        cascade, source, indices, net, levels, args.stats_dir, args.batch, state, advance
-    )
+    real = real_features(cascade, source, indices, net, levels, args.stats_dir, state, advance)
     rows, seen = [], []
     for temperature in sweep:
         drawn = sample_features(
-            cascade, args.num, net, levels, temperature, args.seed, args.batch, state, advance
+            cascade, args.num, net, levels, temperature, args.seed, state, advance
         )
         at = {"temperature": temperature[0] if len(temperature) == 1 else temperature}
         seen.append({**at, "not_finite": drawn.failed, "consistency": drawn.consistency})
         for level, features in real.features.items():
-            scores = compare(features, drawn.features[level], args.seed, args.device)
+            with cli.all_cores():
+                scores = compare(features, drawn.features[level], args.seed, args.device)
             rows.append({**at, **place(cascade, level), **scores})
     return {
         "num": args.num,
@@ -197,12 +215,12 @@ def pairs(
     """Scores of super-resolution by temperature, with bicubic interpolation's beside them."""
     if cascade.classes and source.labels is None:
         raise InputError(f"{args.data} has no labels of the cascade's classes, which it needs")
-    net = Perceptual.load(args.lpips, args.device) if args.lpips else None
+    net = Perceptual.load(args.lpips, args.device, args.chunk) if args.lpips else None
     rows = []
     for temperature in sweep:
         result = pair_scores(
             cascade, source, indices, args.super_resolution, args.samples, temperature, args.seed,
-            net, args.batch, state, advance,
+            net, state, advance,
         )  # fmt: skip
         at = {"temperature": temperature[0] if len(temperature) == 1 else temperature}
         rows += [{**at, "by": name, **scores} for name, scores in result.items()]
@@ -235,6 +253,8 @@ def origin(
         "seed": args.seed,
         "told_sigma": args.told_sigma,
         "weights": {stage.name: stage.digest for stage in cascade.stages},
+        "device": torch.device(args.device).type,
+        "chunk": cascade.chunk,
         "processes": state.num_processes,
         "versions": {name: version(name) for name in packages},
     }

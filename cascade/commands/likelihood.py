@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from cascade import Cascade, InputError, Report
-from cascade.commands.shared import cli
+from cascade.commands.shared import cli, processes
 from cascade.commands.shared.display import show_bounds, show_checks, show_comparison, show_report
 from cascade.commands.shared.images import add_data_arguments, drawn, open_source
 from cascade.data import SPLITS
@@ -26,28 +27,33 @@ from cascade.evaluation.bits_by_position import spent
 from cascade.evaluation.codecs import SETTINGS
 from cascade.evaluation.comparison import separation
 from cascade.evaluation.layer_checks import check_cascade
-from cascade.evaluation.records import Records
+from cascade.evaluation.records import Part, Records, merge
 from cascade.evaluation.scoring import Journal, Protocol, Row, score_source
-from cascade.evaluation.variational import variational
+from cascade.evaluation.variational import VariationalReport, variational
 from cascade.figures.heatmap import save_heatmaps
 from cascade.likelihood import SampleCheck
 from cascade.stage import DTYPES
+from cascade.utils.distributed import spread
 
 CHECKED = 16  # images that --check looks at
 
 
 def main() -> None:
     args = parse()
-    outputs = [args.csv, args.npz, args.json]
-    cli.check_outputs([*outputs, args.heatmap], args.force)
+    cli.check_outputs([args.csv, args.npz, args.json, args.heatmap], args.force)
     cli.check_picture(args.heatmap)
-    state = PartialState(cpu=not torch.cuda.is_available())
-    args.device = args.device or state.device
+    if args.merge:
+        put_together(args)
+        return
+    args.device = cli.device_of(args)
+    cli.use_one_core(args.device)
+    count = processes.wanted(args, args.device)
     cascade = cli.load_cascade(args, args.dtype)
     args.data = args.data or cascade.stages[-1].config.data.name
     source = open_source(cascade, args, args.data, args.split)
     if args.check:
-        check(cascade, source, args)
+        with cli.all_cores():
+            check(cascade, source, args)
         return
     other = None
     if args.compare:
@@ -55,43 +61,114 @@ def main() -> None:
     protocol = Protocol(args.samples, args.seed, *label_treatment(cascade, source, args))
     indices = drawn(source, args.limit)
     provenance = origin(cascade, source, protocol, args) | {"images": len(indices)}
-    saved_to = next((file for file in outputs if file), None)
-    journal = Journal(Path(f"{saved_to}.partial"), provenance) if saved_to else None
+    mine = of_shard(indices, args.shard)
+    chunks = -(-len(mine) // cascade.chunk)
+    work = partial(score_all, cascade, source, mine, protocol, provenance, other, args)
+    processes.run(min(count, chunks), work)
+
+
+def score_all(
+    cascade: Cascade,
+    source: ImageSource,
+    indices: Tensor,
+    protocol: Protocol,
+    provenance: dict[str, Any],
+    other: ImageSource | None,
+    args: argparse.Namespace,
+) -> None:
+    """Score the images at ``indices``; the first of the processes prints and writes the result."""
+    state = cli.process_state(args.device)
+    saved_to = next((file for file in (args.csv, args.npz, args.json) if file), None)
+    header = provenance | {"shard": args.shard}
+    journal = Journal(Path(f"{saved_to}.partial"), header) if saved_to else None
     done = journal.open(args.resume, args.force, state) if journal else []
     started = time.perf_counter()
     rows = score(cascade, source, indices, protocol, args, state, journal, done)
     seconds = time.perf_counter() - started
+    codecs = {codec: column(rows, codec) for codec in rows[0].files}
+    records = Records.of(assemble(cascade, rows), source, indices, codecs)
+    others = score(cascade, other, drawn(other, args.limit), protocol, args, state) if other else []
+    labels, whose = labels_of(cascade, records)
+    terms = bounds(cascade, source, records, labels, args, state) if args.variational else {}
     if not state.is_main_process:
         return
-    report = assemble(cascade, rows)
-    records = Records.of(report, source, indices)
+    fresh = cascade.check_samples(seed=args.seed) if args.shard[0] == 1 else None
+    part = Part(records, provenance, args.shard, fresh)
     speed = (len(rows) - len(done)) / seconds or None
-    fresh = cascade.check_samples(seed=args.seed)
-    result = {
-        **figures(report, fresh, records.labels),
-        **provenance,
-        **measured(rows, speed, state),
-    }
-    show_report(report, fresh, result)
-    if other is not None:
-        result["auroc"] = compare(cascade, report, column(rows, "WebP"), other, protocol, args)
-    if args.heatmap:
-        draw_heatmap(cascade, source, records, args)
-    if args.variational:
-        result["variational"] = {"sigma": args.variational} | bounds(cascade, source, records, args)
-    if args.csv:
-        records.write_csv(args.csv)
+    if args.shard[1] > 1:
+        say_shard(part, speed)
+    else:
+        result = whole_result(part, speed, state.num_processes)
+        if others:
+            result["auroc"] = compare(cascade, records, others, args)
+        if args.heatmap:
+            draw_heatmap(cascade, source, records, labels, args)
+        if args.variational:
+            show_bounds(args.variational, terms, whose)
+            result["variational"] = means(terms, whose, args.variational)
+        write(part, result, args)
     if args.npz:
-        records.write_npz(args.npz)
-    if args.json:
-        cli.write_json(result, args.json)
+        part.write_npz(args.npz)
     if journal:
         journal.remove()
 
 
+def put_together(args: argparse.Namespace) -> None:
+    """The result of all shards, as one run would have printed and written it."""
+    part = merge(args.merge)
+    write(part, whole_result(part, None, None), args)
+    if args.npz:
+        part.write_npz(args.npz)
+
+
+def whole_result(part: Part, speed: float | None, count: int | None) -> dict[str, Any]:
+    """What is to be known of all images, printed and given for the JSON.
+
+    ``speed`` is images a second by the clock: read, scored, compressed; of this run, by all of
+    ``count`` processes together; images that an interrupted run had scored do not count.
+    """
+    records, fresh = part.records, part.drawn
+    assert fresh is not None  # the first shard has it
+    result = {
+        **figures(records.report, fresh, records.labels),
+        **part.provenance,
+        "files": {codec: bpd.mean().item() for codec, bpd in records.files.items()},
+        "images_per_s": speed,
+        "processes": count,
+    }
+    show_report(records.report, fresh, result)
+    return result
+
+
+def write(part: Part, result: dict[str, Any], args: argparse.Namespace) -> None:
+    if args.csv:
+        part.records.write_csv(args.csv)
+    if args.json:
+        cli.write_json(result, args.json)
+
+
+def say_shard(part: Part, speed: float | None) -> None:
+    """What was done; no mean, which would be taken for that of the data set."""
+    number, count = part.shard
+    at = f", {speed:.1f} images/s" if speed else ""
+    cli.say(
+        f"shard {number} of {count}: {len(part.records.indices)} of {part.provenance['images']} "
+        f"images{at}; likelihood --merge puts the shards' .npz files together"
+    )
+
+
+def of_shard(indices: Tensor, shard: tuple[int, int]) -> Tensor:
+    """One of so many runs of neighbours; `InputError` where there are too few for each."""
+    number, count = shard
+    if count > len(indices):
+        raise InputError(f"--shard {number}/{count}, but there are only {len(indices)} images")
+    return indices[len(indices) * (number - 1) // count : len(indices) * number // count]
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    cli.add_cascade_arguments(parser)
+    cli.add_cascade_arguments(parser, nargs="?")
+    processes.add_argument(parser)
     add_data_arguments(parser)
     parser.add_argument("--samples", type=cli.positive, default=1, help="dequantisation samples K")
     parser.add_argument("--label-mode", choices=("given", "marginal"), default="marginal")
@@ -110,7 +187,40 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--csv", help="also write figures of every image to this file")
     parser.add_argument("--npz", help="the same as arrays, with log p(y | image)")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
-    return parser.parse_args()
+    parser.add_argument(
+        "--no-files", dest="files", action="store_false", help="leave out sizes as PNG and WebP"
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", type=shard, default=(1, 1),
+        help="score the I-th of N parts of the images, into an .npz for --merge",
+    )  # fmt: skip
+    parser.add_argument(
+        "--merge", nargs="+", metavar="NPZ", help="put the .npz files of all shards together"
+    )
+    args = parser.parse_args()
+    if bool(args.run) == bool(args.merge):
+        parser.error("give a cascade's folder to score with, or --merge and the files of shards")
+    check_shard(args)
+    return args
+
+
+def shard(text: str) -> tuple[int, int]:
+    number, count = map(int, text.split("/"))
+    if not 1 <= number <= count:
+        raise argparse.ArgumentTypeError(f"{text} is no part such as 3/16")
+    return number, count
+
+
+def check_shard(args: argparse.Namespace) -> None:
+    """Raise `InputError` for options that a shard cannot follow."""
+    if args.shard[1] == 1:
+        return
+    of_all = ("json", "csv", "heatmap", "variational", "compare", "check")
+    given = [f"--{name}" for name in of_all if getattr(args, name)]
+    if given:
+        raise InputError(f"{', '.join(given)}: of all images, not of a shard; leave it out")
+    if not args.npz:
+        raise InputError("--shard needs --npz FILE, which --merge puts together with the others")
 
 
 def sigma(text: str) -> float:
@@ -162,8 +272,8 @@ def score(
     with Progress(console=cli.console, transient=True, disable=hidden) as bar:
         task = bar.add_task("scoring", total=len(indices), completed=len(done or []))
         return score_source(
-            cascade, source, indices, protocol, args.batch, journal, done, state,
-            lambda count: bar.advance(task, count),
+            cascade, source, indices, protocol, journal, done, state,
+            lambda count: bar.advance(task, count), args.files,
         )  # fmt: skip
 
 
@@ -193,20 +303,11 @@ def origin(
         "dtype": args.dtype,
         "told_sigma": args.told_sigma,
         "bits": cascade.bits,
+        "device": torch.device(args.device).type,
+        "chunk": cascade.chunk,
+        "file_settings": SETTINGS if args.files else None,
         "weights": {stage.name: stage.digest for stage in cascade.stages},
         "versions": {name: version(name) for name in ("csrflow", "torch")},
-    }
-
-
-def measured(rows: list[Row], speed: float | None, state: PartialState) -> dict[str, Any]:
-    """Mean bits/dim as lossless files, and images a second by the clock: read, scored, compressed.
-
-    Of this run, by all processes together; images that an interrupted run had scored do not count.
-    """
-    return {
-        "files": {codec: column(rows, codec).mean().item() for codec in SETTINGS},
-        "images_per_s": speed,
-        "processes": state.num_processes,
     }
 
 
@@ -224,19 +325,15 @@ def figures(report: Report, drawn: SampleCheck, labels: Tensor | None) -> dict[s
 
 
 def compare(
-    cascade: Cascade,
-    ours: Report,
-    sizes: Tensor,
-    other: ImageSource,
-    protocol: Protocol,
-    args: argparse.Namespace,
+    cascade: Cascade, records: Records, others: list[Row], args: argparse.Namespace
 ) -> dict[str, float]:
-    """Score the other data set by the same protocol, and print how well it is told apart."""
-    indices = drawn(other, args.limit)
-    rows = score(cascade, other, indices, protocol, args)
-    theirs = assemble(cascade, rows)
-    result = separation(ours, theirs, (sizes, column(rows, "WebP")))
-    show_comparison(f"{args.data} against {args.compare}, {len(indices)} images", result, theirs)
+    """Print how well the rows of another data set are told apart."""
+    theirs = assemble(cascade, others)
+    files = None
+    if "WebP" in records.files:
+        files = records.files["WebP"], column(others, "WebP")
+    result = separation(records.report, theirs, files)
+    show_comparison(f"{args.data} against {args.compare}, {len(others)} images", result, theirs)
     return result
 
 
@@ -251,13 +348,16 @@ def labels_of(cascade: Cascade, records: Records) -> tuple[Tensor | None, str | 
 
 
 def draw_heatmap(
-    cascade: Cascade, source: ImageSource, records: Records, args: argparse.Namespace
+    cascade: Cascade,
+    source: ImageSource,
+    records: Records,
+    labels: Tensor | None,
+    args: argparse.Namespace,
 ) -> None:
     """The four worst and the four best images, and where each stage spends its bits on them."""
     order = records.report.image_bpd.argsort(descending=True)
     rows = torch.cat([order[:4], order[4:][-4:]])
     images = cascade.resize(source.read(records.indices[rows]))
-    labels, _ = labels_of(cascade, records)
     maps = spent(cascade, images, None if labels is None else labels[rows], args.seed)
     bpd = records.report.image_bpd[rows]
     save_heatmaps(images, maps, records.report.names, bpd, args.heatmap)
@@ -265,25 +365,40 @@ def draw_heatmap(
 
 
 def bounds(
-    cascade: Cascade, source: ImageSource, records: Records, args: argparse.Namespace
-) -> dict[str, Any]:
-    """Every stage but the first on disturbed conditions, printed; mean figures for the JSON."""
-    images = cascade.resize(source.read(records.indices))
-    labels, whose = labels_of(cascade, records)
+    cascade: Cascade,
+    source: ImageSource,
+    records: Records,
+    labels: Tensor | None,
+    args: argparse.Namespace,
+    state: PartialState,
+) -> dict[str, VariationalReport]:
+    """Every stage but the first on disturbed conditions, shared by the processes."""
+
+    def terms_of(stage: int, first: int, number: int) -> list[Tensor]:
+        part = slice(first, first + number)
+        images = cascade.resize(source.read(records.indices[part]))
+        given = None if labels is None else labels[part]
+        settings = (stage, args.variational, args.samples, args.seed)
+        report = variational(cascade, images, given, *settings)
+        return [report.clean, report.noisy, report.kl]
+
     result = {}
     for i, stage in enumerate(cascade.stages[1:], start=1):
-        result[stage.name] = variational(
-            cascade, images, labels, i, args.variational, args.samples, args.seed
-        )
-    show_bounds(args.variational, result, whose)
-    return {"labels": whose} | {
+        clean, noisy, kl = spread(partial(terms_of, i), len(records.indices), cascade.chunk, state)
+        result[stage.name] = VariationalReport(clean, noisy, kl, cascade.pyramid)
+    return result
+
+
+def means(reports: dict[str, VariationalReport], whose: str | None, sigma: float) -> dict[str, Any]:
+    """Mean figures of disturbed conditions, for the JSON."""
+    return {"sigma": sigma, "labels": whose} | {
         name: {
             "clean": report.clean.mean().item(),
             "noisy": report.noisy.mean().item(),
             "kl": report.kl.mean().item(),
             "bound": report.bound.mean().item(),
         }
-        for name, report in result.items()
+        for name, report in reports.items()
     }
 
 

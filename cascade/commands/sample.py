@@ -7,20 +7,23 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from rich.progress import Progress
 from torch import Tensor
 
 from cascade import Cascade, InputError
-from cascade.commands.shared import cli
-from cascade.commands.shared.display import clip_line
+from cascade.commands.shared import cli, processes
+from cascade.commands.shared.display import clip_line, on_device
 from cascade.figures.grid import save_grid
 from cascade.labels import label_named
 from cascade.likelihood import clip_rates
 from cascade.stage import per_stage
+from cascade.utils.distributed import spread
 from cascade.utils.files import whole
 from cascade.utils.non_finite import NONE_FINITE
 
@@ -32,6 +35,9 @@ def main() -> None:
     cli.check_outputs([args.out, args.npz, args.json], args.force)
     cli.check_picture(args.out)
     temperature = cli.temperatures(args.temperature)
+    args.device = cli.device_of(args)
+    cli.use_one_core(args.device)
+    count = processes.wanted(args, args.device)
     cascade = cli.load_cascade(args)
     per_stage(temperature, len(cascade.stages))
     cli.check_memory(4 * args.num * math.prod(cascade.shape), f"{args.num:,} samples")
@@ -39,8 +45,23 @@ def main() -> None:
     labels: Any = rows and cascade.needed_labels(
         [label for label, n in rows for _ in range(n)], args.num
     )
+    chunks = -(-args.num // cascade.chunk)
+    processes.run(min(count, chunks), partial(sample, cascade, args, rows, labels, temperature))
+
+
+def sample(
+    cascade: Cascade,
+    args: argparse.Namespace,
+    rows: list[tuple[int, int]] | None,
+    labels: Tensor | None,
+    temperature: list[float],
+) -> None:
+    """Draw all samples, by the processes that share them; the first writes them."""
+    state = cli.process_state(args.device)
     started = time.perf_counter()
-    images, failed, clipped = draw(cascade, args, labels, temperature)
+    images, failed, clipped = draw(cascade, args, labels, temperature, state)
+    if not state.is_main_process:
+        return
     speed = args.num / (time.perf_counter() - started)
     if failed == args.num and not args.allow_not_finite:
         raise InputError(f"{NONE_FINITE}; --allow-not-finite writes them all the same")
@@ -54,6 +75,9 @@ def main() -> None:
         "seed": args.seed,
         "temperature": temperature,
         "classes": args.classes,
+        "device": torch.device(args.device).type,
+        "chunk": cascade.chunk,
+        "processes": state.num_processes,
         "images_per_s": speed,
         "not_finite": failed,
         "clipped": clipped,
@@ -61,7 +85,8 @@ def main() -> None:
     }
     if args.json:
         cli.write_json(result, args.json)
-    cli.say(f"{args.out}: {args.num} samples, {speed:.1f} images/s, {failed} not finite")
+    drawn = f"{args.num} samples, {speed:.1f} images/s ({on_device(result)})"
+    cli.say(f"{args.out}: {drawn}, {failed} not finite")
     if not cascade.bounded:
         cli.say(clip_line(clipped))
 
@@ -69,6 +94,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     cli.add_cascade_arguments(parser)
+    processes.add_argument(parser)
     parser.add_argument("--num", type=cli.positive, default=100)
     parser.add_argument(
         "--classes", help="draw these classes, a row each: cat,dog or 3,5 (default: all)"
@@ -102,22 +128,26 @@ def class_rows(cascade: Cascade, classes: str | None, num: int) -> list[tuple[in
 
 
 def draw(
-    cascade: Cascade, args: argparse.Namespace, labels: Tensor | None, temperature: list[float]
+    cascade: Cascade,
+    args: argparse.Namespace,
+    labels: Tensor | None,
+    temperature: list[float],
+    state: PartialState,
 ) -> tuple[Tensor, int, dict[str, Any]]:
     """Samples, how many were not finite, and how often they were clipped."""
-    images, clipped, failed = [], [], 0
-    with Progress(console=cli.console, transient=True) as bar:
+
+    def rows_of(first: int, number: int) -> list[Tensor]:
+        part = None if labels is None else labels[first : first + number]
+        result = cascade.draw(number, part, temperature, args.seed, first)
+        return [result.images[-1], result.finite.byte()[:, None], result.clipped]
+
+    with Progress(console=cli.console, transient=True, disable=not state.is_main_process) as bar:
         task = bar.add_task("sampling", total=args.num)
-        for first in range(0, args.num, args.batch):
-            count = min(args.batch, args.num - first)
-            part = None if labels is None else labels[first : first + count]
-            result = cascade.draw(count, part, temperature, args.seed, first)
-            images.append(result.images[-1])
-            clipped.append(result.clipped)
-            failed += int((~result.finite).sum())
-            bar.advance(task, count)
+        images, finite, clipped = spread(
+            rows_of, args.num, cascade.chunk, state, lambda count: bar.advance(task, count)
+        )
     names = [stage.name for stage in cascade.stages]
-    return torch.cat(images), failed, clip_rates(torch.cat(clipped), names)
+    return images, int((finite == 0).sum()), clip_rates(clipped, names)
 
 
 def save_rows(

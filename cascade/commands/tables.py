@@ -86,7 +86,7 @@ def parse() -> argparse.Namespace:
     add_net_arguments(parser)
     parser.add_argument("--train", action="store_true", help="train the stages that are missing")
     parser.add_argument("--out", help="Markdown to write (default: table.md beside the stages)")
-    parser.add_argument("--batch", type=cli.positive, default=128, help="images held at once")
+    cli.add_chunk_argument(parser)
     parser.add_argument("--device", help="cpu, cuda, ...; a GPU where there is one")
     parser.add_argument("--force", action="store_true", help="score finished rows again")
     return parser.parse_intermixed_args()
@@ -122,7 +122,7 @@ def score(
     state: PartialState,
 ) -> list[Entry]:
     """The row's entries, one a size; what ``entries`` lack is computed and added to them."""
-    cascade = load_row(row, table, args.device)
+    cascade = load_row(row, table, args.device, args.chunk)
     read = argparse.Namespace(resize=None, skip_bad=False, root=table.root)
     source = open_source(cascade, read, table.data, table.split)
     indices = drawn(source, table.limit)
@@ -143,13 +143,11 @@ def score(
                 bar.advance(task, count)
 
             real = real_features(
-                cascade, source, indices, net, wanted, Path(table.runs, "features"), args.batch,
-                state, advance,
-            )  # fmt: skip
+                cascade, source, indices, net, wanted, Path(table.runs, "features"), state, advance
+            )
             drawing = sample_features(
-                cascade, table.num, net, wanted, table.temperature, table.seed, args.batch, state,
-                advance,
-            )  # fmt: skip
+                cascade, table.num, net, wanted, table.temperature, table.seed, state, advance
+            )
             for level, features in real.features.items():
                 result = compare(features, drawing.features[level], table.seed, args.device)
                 known[level] = {
@@ -171,6 +169,7 @@ def key(cascade: Cascade, level: int, table: Table) -> Entry:
         "num": table.num,
         "temperature": table.temperature,
         "seed": table.seed,
+        "chunk": cascade.chunk,
     }
 
 

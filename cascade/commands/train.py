@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
+import torch
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,16 +19,20 @@ from rich.progress import (
 from rich.table import Table
 
 from cascade.building import build
-from cascade.commands.shared import cli, train_all
+from cascade.commands.shared import cli, processes, train_all
 from cascade.config import StageConfig, load_config
 from cascade.manifest import register
 from cascade.training.trainer import Trainer
 from stages import Flow, InputError
 
+FEWEST = 8  # images of a batch that a process is worth starting for
+
 
 def main() -> None:
     args = parse()
     if args.all:
+        if args.processes:
+            raise InputError("--all deals the cores out among stages: leave --processes out")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise InputError("--all starts processes of its own: run it without a launcher")
         result = train_all.jobs(args.all, [args.config, *args.overrides] if args.config else [])
@@ -39,12 +45,38 @@ def main() -> None:
     if args.dry_run:
         cli.say(description(config))
         return
+    count = processes_of(args, config)
+    processes.run(count, partial(train, config, args))
+
+
+def processes_of(args: argparse.Namespace, config: StageConfig) -> int:
+    """How many processes share each batch: as many as were told, or cores.
+
+    Of the cores no more than leave each `FEWEST` images at once, and divide the batch: small nets
+    lose more by waiting for one another than they gain.
+    """
+    count = processes.wanted(args, "cuda" if torch.cuda.is_available() else "cpu")
+    if args.processes:
+        return count
+    images = config.train.batch_size // config.train.accumulate
+    fitting = [n for n in range(2, count + 1) if images % n == 0 and images // n >= FEWEST]
+    return max(fitting, default=1)
+
+
+def train(config: StageConfig, args: argparse.Namespace) -> None:
+    """Train a stage to its end, by the processes that share it; the first tells how it goes."""
+    cli.use_all_cores()
     trainer = Trainer(config, restart=args.force)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # while it trains, it answers; then it is ending
     if not trainer.accelerator.is_main_process:
         trainer.run()
         return
     cli.say(f"{config.out}: {parameters(trainer.flow):,} parameters, from step {trainer.step}")
+    if trainer.processes.count > 1:
+        cli.say(
+            f"{trainer.processes.count} processes share each batch; another number of them gives "
+            "weights with other last bits"
+        )
     last: dict[str, float] = {}
     with progress_bar() as bar:
         budget = config.train.seconds  # the bar counts seconds where they are limited, or steps
@@ -77,6 +109,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("config", nargs="?", help="YAML file of the stage")
     parser.add_argument("overrides", nargs="*", help="settings to change, as key=value")
     parser.add_argument("--dry-run", action="store_true", help="describe, do not train")
+    processes.add_argument(parser)
     parser.add_argument("--force", action="store_true", help="train a stage from the start")
     parser.add_argument("--json", help="also write the last figures to this file")
     parser.add_argument("--all", metavar="FOLDER", help="train every stage of a folder of configs")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cascade.utils.chunks import in_chunks
+from cascade.utils.chunks import CHUNK, chunk_of, in_chunks
 from stages import InputError
 
 INCEPTION = "inception-2015-12-05.pt"
@@ -37,13 +37,15 @@ class FeatureNet:
     """Images uint8 (B, C, H, W) → features float32 (B, F), on the CPU.
 
     ``digest`` is the SHA-256 of its file, ``mode`` clean-fid's, None for a net of the user's.
-    A row's features depend on its own image alone.
+    A row's features depend on its own image alone, and, in their last bits, on how many images the
+    net sees at once, its ``chunk``.
     """
 
     name: str
     digest: str
     mode: str | None
     function: Callable[[Tensor], Tensor]
+    chunk: int = CHUNK
 
     @property
     def genuine(self) -> bool:
@@ -75,7 +77,7 @@ class FeatureNet:
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         try:
             with exact, torch.jit.optimized_execution(False):  # or the third call rounds otherwise
-                result = in_chunks(self._checked, images).float().cpu()
+                result = in_chunks(self._checked, images, size=self.chunk).float().cpu()
         except SCRIPT_FAULTS as error:
             shape = "x".join(map(str, images.shape[1:]))
             raise InputError(f"{self.name} cannot take {shape} images: {_last(error)}") from None
@@ -96,22 +98,30 @@ class FeatureNet:
         return result
 
 
-def scripted(file: str | Path, device: str | torch.device = "cpu") -> FeatureNet:
-    """A TorchScript net of the user's, which sees images as they are.
+def scripted(
+    file: str | Path, device: str | torch.device = "cpu", chunk: int | None = None
+) -> FeatureNet:
+    """A TorchScript net of the user's, which sees images as they are, ``chunk`` at once.
 
-    It takes float32 (B, C, H, W) of values 0..255 and gives features (B, F).
+    It takes float32 (B, C, H, W) of values 0..255 and gives features (B, F). The chunk is the
+    device's if None.
     """
     net, digest = load_script(file, device)
-    return FeatureNet(Path(file).name, digest, None, lambda x: net(x.to(device).float()))
+    chunk = chunk or chunk_of(torch.device(device))
+    return FeatureNet(Path(file).name, digest, None, lambda x: net(x.to(device).float()), chunk)
 
 
 def inception(
-    file: str | Path | None = None, mode: str = "clean", device: str | torch.device = "cpu"
+    file: str | Path | None = None,
+    mode: str = "clean",
+    device: str | torch.device = "cpu",
+    chunk: int | None = None,
 ) -> FeatureNet:
     """Inception through clean-fid's own resizer and wrapper; nothing is ever downloaded.
 
     ``file`` is where its TorchScript weights are; clean-fid's usual place if None. Other weights
-    than the known ones are used, but what comes of them is not called FID.
+    than the known ones are used, but what comes of them is not called FID. ``chunk`` images are
+    seen at once, the device's number if None.
     """
     cleanfid_version()
     from cleanfid.inception_torchscript import InceptionV3W
@@ -139,7 +149,7 @@ def inception(
         resized = torch.stack([torch.as_tensor(resize(picture)) for picture in pictures])
         return net(resized.permute(0, 3, 1, 2).to(device).float())
 
-    return FeatureNet(path.name, digest, mode, features)
+    return FeatureNet(path.name, digest, mode, features, chunk or chunk_of(torch.device(device)))
 
 
 def load_script(

@@ -60,21 +60,20 @@ def real_features(
     net: FeatureNet,
     levels: Sequence[int],
     folder: str | Path | None = None,
-    batch: int = 128,
     state: PartialState | None = None,
     advance: Advance = lambda done: None,
 ) -> Real:
     """Features of the images at ``indices`` at some stages' resolutions.
 
-    In ``folder`` they are kept, by the SHA-256 of the pixels, the net and clean-fid's mode, and are
-    read from there where they are known. Features are for the main process alone.
+    In ``folder`` they are kept, by the SHA-256 of the pixels, the net, its chunk and clean-fid's
+    mode, and are read from there where they are known. Features are for the main process alone.
     """
 
     def images(first: int, number: int) -> list[Tensor]:
         result = real_levels(cascade, source, indices[first : first + number])
         return [result[level] for level in levels]
 
-    digests = _digests(images, len(indices), batch, len(levels))
+    digests = _digests(images, len(indices), cascade.chunk, len(levels))
     files: list[Any] = [_file(folder, digest, net) for digest in digests]
     missing = [[i for i, file in enumerate(files) if not (file and file.is_file())]]
     if state and state.num_processes > 1:
@@ -84,7 +83,7 @@ def real_features(
         result = images(first, number)
         return [net(result[i]) for i in missing[0]]
 
-    tables = spread(rows_of, len(indices), batch, state, advance) if missing[0] else []
+    tables = spread(rows_of, len(indices), cascade.chunk, state, advance) if missing[0] else []
     computed = dict(zip(missing[0], tables, strict=True))
     named = dict(zip(levels, digests, strict=True))
     if state and not state.is_main_process:
@@ -124,7 +123,7 @@ def _file(folder: str | Path | None, digest: str, net: FeatureNet) -> Path | Non
     """Where features of these images by this net are kept."""
     if folder is None:
         return None
-    identity = repr((digest, net.digest, net.mode, net.origin["clean-fid"]))
+    identity = repr((digest, net.digest, net.mode, net.chunk, net.origin["clean-fid"]))
     return Path(folder) / f"{hashlib.sha256(identity.encode()).hexdigest()}.safetensors"
 
 
@@ -135,13 +134,12 @@ def sample_features(
     levels: Sequence[int],
     temperature: float | Sequence[float] = 1.0,
     seed: int = 0,
-    batch: int = 128,
     state: PartialState | None = None,
     advance: Advance = lambda done: None,
 ) -> Samples:
-    """Features of ``num`` samples at some stages' resolutions, drawn and forgotten batch by batch.
+    """Features of ``num`` samples at some stages' resolutions, drawn and forgotten chunk by chunk.
 
-    A conditional cascade takes its classes in turn. The same for any batch and processes. Raises
+    A conditional cascade takes its classes in turn. The same for any number of processes. Raises
     `InputError` where no sample is finite.
     """
 
@@ -150,7 +148,7 @@ def sample_features(
         seen = [draw.finite.double()[:, None], _consistency(cascade, draw.images)]
         return [*(net(draw.images[level]) for level in levels), *seen]
 
-    *features, finite, distance = spread(rows_of, num, batch, state, advance)
+    *features, finite, distance = spread(rows_of, num, cascade.chunk, state, advance)
     if not finite.any() and (state is None or state.is_main_process):
         raise InputError(NONE_FINITE)
     return Samples(

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from cascade.chain import Cascade
 from cascade.data.sources import ImageSource
-from cascade.evaluation.codecs import SETTINGS, file_bpd
-from cascade.utils.chunks import CHUNK
+from cascade.evaluation.codecs import Compressing
 from cascade.utils.files import naming
 from cascade.utils.lock import Lock
 from cascade.utils.non_finite import NotFinite
@@ -44,7 +43,8 @@ class Protocol:
 class Row:
     """What was found out about one image.
 
-    Nats by stage, log p(y | image) where classes are marginalised, and bits/dim as lossless files.
+    Nats by stage, log p(y | image) where classes are marginalised, and bits/dim as lossless files,
+    none where they were left out.
     """
 
     index: int
@@ -129,26 +129,26 @@ def score_source(
     source: ImageSource,
     indices: Tensor,
     protocol: Protocol,
-    batch: int = 128,
     journal: Journal | None = None,
     done: list[Row] | None = None,
     state: PartialState | None = None,
     advance: Callable[[int], None] = lambda count: None,
+    files: bool = True,
 ) -> list[Row]:
     """Rows of the images at ``indices``, in that order, on every process.
 
     Chunks are dealt out among the processes; as a row depends on its image alone, it is the same
-    for any number of them. Rows ``done`` before are not scored again.
+    for any number of them. Rows ``done`` before are not scored again. With ``files`` images are
+    also made into lossless files, by as many threads as torch has, while the nets work.
     """
     known = {row.index: row for row in done or []}
     left = torch.tensor([i for i in indices.tolist() if i not in known], dtype=torch.int64)
     rank, processes = (state.process_index, state.num_processes) if state else (0, 1)
-    mine = left.split(CHUNK)[rank::processes] if len(left) else ()
+    mine = left.split(cascade.chunk)[rank::processes] if len(left) else ()
+    compressing = Compressing(torch.get_num_threads()) if files else None
     result: list[Row] = []
-    together = max(1, batch // CHUNK)
-    for first in range(0, len(mine), together):
-        part = torch.cat(mine[first : first + together])
-        rows = _score(cascade, source, part, protocol)
+    for part in mine:
+        rows = _score(cascade, source, part, protocol, compressing)
         if journal:
             journal.add(rows)
         result += rows
@@ -157,8 +157,15 @@ def score_source(
     return [known[i] for i in indices.tolist()]
 
 
-def _score(cascade: Cascade, source: ImageSource, indices: Tensor, protocol: Protocol) -> list[Row]:
+def _score(
+    cascade: Cascade,
+    source: ImageSource,
+    indices: Tensor,
+    protocol: Protocol,
+    compressing: Compressing | None,
+) -> list[Row]:
     images = cascade.resize(source.read(indices))
+    sizes = compressing.start(images) if compressing else ({} for _ in images)
     known: Any = source.labels
     labels = known[indices] if protocol.label_mode == "given" else None
     prior = None if protocol.prior is None else torch.tensor(protocol.prior)
@@ -168,11 +175,10 @@ def _score(cascade: Cascade, source: ImageSource, indices: Tensor, protocol: Pro
         )
     except NotFinite as fault:
         raise fault.of(str(indices[fault.row].item())) from None
-    sizes = {codec: file_bpd(images, codec).tolist() for codec in SETTINGS}
     posteriors = [None] * len(images) if posterior is None else posterior.tolist()
     return [
-        Row(index, stage_nats, classes, {codec: sizes[codec][i] for codec in sizes})
-        for i, (index, stage_nats, classes) in enumerate(
-            zip(indices.tolist(), nats.tolist(), posteriors, strict=True)
+        Row(index, stage_nats, classes, files)
+        for index, stage_nats, classes, files in zip(
+            indices.tolist(), nats.tolist(), posteriors, sizes, strict=True
         )
     ]

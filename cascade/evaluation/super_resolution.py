@@ -19,7 +19,7 @@ from cascade.evaluation.image_metrics import SMALLEST, bicubic, mean_squares, ps
 from cascade.evaluation.sample_quality import Advance, real_levels
 from cascade.transforms.dequantise import expand_bits, reduce_bits
 from cascade.transforms.pyramid import halve_to
-from cascade.utils.chunks import in_chunks
+from cascade.utils.chunks import CHUNK, chunk_of, in_chunks
 from cascade.utils.distributed import spread
 from stages import InputError
 
@@ -35,19 +35,23 @@ class Perceptual:
     digest: str
     net: Callable[[Tensor, Tensor], Tensor]
     device: str | torch.device
+    chunk: int = CHUNK  # pairs that it sees at once
 
     @classmethod
-    def load(cls, file: str | Path, device: str | torch.device = "cpu") -> Perceptual:
+    def load(
+        cls, file: str | Path, device: str | torch.device = "cpu", chunk: int | None = None
+    ) -> Perceptual:
         """Read the net from a file; `InputError` where it is no TorchScript."""
         net, digest = load_script(file, device)
-        return cls(Path(file).name, digest, net, device)
+        return cls(Path(file).name, digest, net, device, chunk or chunk_of(torch.device(device)))
 
     @torch.no_grad()
     def __call__(self, one: Tensor, two: Tensor) -> Tensor:
         """Distances (N,) of images uint8 (N, C, H, W)."""
         try:
             with torch.jit.optimized_execution(False):
-                result = in_chunks(self._checked, self._seen(one), self._seen(two)).cpu()
+                pair = self._seen(one), self._seen(two)
+                result = in_chunks(self._checked, *pair, size=self.chunk).cpu()
         except SCRIPT_FAULTS as error:
             reason = next(reversed(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(f"{self.name} cannot compare two images: {reason}") from None
@@ -76,7 +80,6 @@ def pair_scores(
     temperature: float | Sequence[float] = 1.0,
     seed: int = 0,
     perceptual: Perceptual | None = None,
-    batch: int = 128,
     state: PartialState | None = None,
     advance: Advance = lambda done: None,
 ) -> dict[str, dict[str, float]]:
@@ -101,7 +104,7 @@ def pair_scores(
         theirs = _beside(cascade, bicubic(low, factor), true, low, perceptual)
         return [torch.stack(ours).mean(0), theirs, _diversity(drawn)]
 
-    ours, theirs, diversity = spread(rows_of, len(indices), batch, state, advance)
+    ours, theirs, diversity = spread(rows_of, len(indices), cascade.chunk, state, advance)
     spread_out = {"diversity": diversity.mean().item()} if samples > 1 else {}
     return {"cascade": _means(ours, perceptual) | spread_out, "bicubic": _means(theirs, perceptual)}
 

@@ -170,10 +170,10 @@ def check_table(table: Table, file: str | Path) -> None:
             raise InputError(f"{file}: {key} must {must}")
 
 
-def load_row(row: Row, table: Table, device: str) -> Cascade:
+def load_row(row: Row, table: Table, device: str, chunk: int | None = None) -> Cascade:
     """The cascade of a row; `InputError` where a stage was trained as something else."""
     named = parts(row.name)
-    cascade = Cascade.load(table.runs, [part.folder for part in named], device)
+    cascade = Cascade.load(table.runs, [part.folder for part in named], device, chunk=chunk)
     for part, stage in zip(named, cascade.stages, strict=True):
         learned = stage.config
         what = (learned.data.size, bool(learned.model.classes), learned.augment.sigma)

@@ -12,6 +12,11 @@ LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", FLEET)  # set b
 PARENT = os.getppid()
 
 
+def launched() -> bool:
+    """Whether a launcher started this process, or one that trains stages side by side."""
+    return "WORLD_SIZE" in os.environ or any(name in os.environ for name in LAUNCHED)
+
+
 def orphaned() -> bool:
     """Whether the launcher that started this process has ended.
 

@@ -55,6 +55,22 @@ def test_table(tmp_path):
         assert f"{key} over normflows" in done.stdout
 
 
+def test_two_processes_share_a_step_and_have_a_batch_each_else(tmp_path):
+    file = tmp_path / "bench.json"
+    words = [*SMALL, "--against", "normflows", "--processes", "2", "--json", file]
+    done = launch("python", "tools/bench.py", BENCH, *words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    images = {"training": 2, "likelihood": 4, "sampling": 4}
+    assert found["processes"] == 2 and [row["operation"] for row in found["rows"]] == [*images]
+    for row in found["rows"]:
+        assert row["images_per_s"] == pytest.approx(1000 * images[row["operation"]] / row["ms"])
+        if row["operation"] == "likelihood":
+            counted = row["gflops"] * 1e6 * row["ms"]
+            assert counted == pytest.approx(2 * convolutions(16, 3, 2, 8, 2), rel=1e-6)
+    assert found["train_ratio"] > 0 and found["sample_ratio"] > 0
+
+
 def test_the_baseline_of_the_library_uses_its_convolutions():
     config = load_config(BENCH, [*SMALL[:2], "train.batch_size=2"])
     for make, expected in ((operations.ours, False), (operations.library, True)):
@@ -149,6 +165,7 @@ def test_the_plain_srflow_is_the_same_model():
     [
         ("mnist5k/srf16", ["--against", "normflows"], "is for a Glow as published"),
         ("bench/glow32", ["--against", "plain"], "is for an SRFlow"),
+        ("bench/glow32", ["--processes", "3"], "3 processes cannot share a batch of 16"),
         ("bench/glow32", ["--precision", "float16"], "--precision is float32, bfloat16 or both"),
     ],
 )

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cascade.data.sources import ArrayImages
-from cascade.evaluation.records import Records
-from cascade.likelihood import Report
+from cascade.evaluation.records import Part, Records, read_part
+from cascade.likelihood import Report, SampleCheck
 
 
 def records(labelled: bool) -> Records:
@@ -42,7 +42,15 @@ def test_a_table_holds_every_figure(tmp_path, labelled):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_arrays_hold_every_figure(tmp_path, labelled):
     given = records(labelled)
-    given.write_npz(tmp_path / "t.npz")
+    given.files = {"PNG": torch.rand(4).double()}
+    drawn = SampleCheck(["a", "b"], [{"mean": 0.1}], torch.rand(5, 2).double())
+    Part(given, {"images": 4}, (1, 1), drawn).write_npz(tmp_path / "t.npz")
+    again = read_part(tmp_path / "t.npz")
+    assert torch.equal(again.drawn.clipped, drawn.clipped) and again.provenance == {"images": 4}
+    assert torch.equal(again.records.files["PNG"], given.files["PNG"])
+    assert again.records.report.statement == given.report.statement
+    assert again.records.report.stages == given.report.stages
+    assert again.records.names == given.names
     with np.load(tmp_path / "t.npz", allow_pickle=False) as arrays:
         assert ("label" in arrays, "posterior" in arrays) == (labelled, labelled)
         assert arrays["index"].tolist() == [7, 0, 3, 8] and list(arrays["stages"]) == ["a", "b"]

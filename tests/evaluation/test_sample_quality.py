@@ -31,23 +31,23 @@ def test_levels_are_the_pyramid_of_the_image(cascade):
 
 
 def test_features_are_kept_by_what_the_pixels_are(cascade, net, tmp_path):
-    source, indices = ArrayImages(random_images(10)), torch.arange(10)
-    alone = real_features(cascade, source, indices, net, [0, 2], batch=3)
-    kept = real_features(cascade, source, indices, net, [0, 2], tmp_path, batch=4)
+    source, indices = ArrayImages(random_images(19)), torch.arange(19)  # more than a chunk
+    alone = real_features(cascade, source, indices, net, [0, 2])
+    kept = real_features(cascade, source, indices, net, [0, 2], tmp_path)
     files = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    again = real_features(cascade, source, indices, net, [2, 0], tmp_path, batch=10)
+    again = real_features(cascade, source, indices, net, [2, 0], tmp_path)
     assert len(files) == 2 and files == {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()}
     assert alone.digests == kept.digests == again.digests
     for level in (0, 2):
         assert torch.equal(alone.features[level], kept.features[level])
         assert torch.equal(alone.features[level], again.features[level])
-    real_features(cascade, source, indices[:9], net, [0], tmp_path)
+    real_features(cascade, source, indices[:18], net, [0], tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_samples_are_the_cascade_s_own(cascade, net):
-    found = sample_features(cascade, 7, net, [1, 2], 0.8, seed=3, batch=3)
-    draw = cascade.draw(7, None, 0.8, 3)
+    found = sample_features(cascade, 19, net, [1, 2], 0.8, seed=3)
+    draw = cascade.draw(19, None, 0.8, 3)
     for level in (1, 2):
         assert torch.equal(found.features[level], net(draw.images[level]))
     assert found.failed == int((~draw.finite).sum())

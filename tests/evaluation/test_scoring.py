@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -42,20 +43,23 @@ def alone(digits, tmp_path_factory) -> str:
     return table.read_text()
 
 
-def test_two_processes_write_the_same_bytes(digits, tmp_path, alone):
+TORCHRUN = ["torchrun", "--standalone", "--nproc_per_node", "2", "--"]
+
+
+@pytest.mark.parametrize(("launcher", "more"), [(TORCHRUN, []), (["python"], ["--processes", "2"])])
+def test_two_processes_write_the_same_bytes(digits, tmp_path, alone, launcher, more):
     table = tmp_path / "t.csv"
-    done = launch(
-        "torchrun", "--standalone", "--nproc_per_node", "2",
-        "tools/likelihood.py", digits, *FEW, "--csv", table, "--json", tmp_path / "r.json",
-    )  # fmt: skip
+    words = [*FEW, "--csv", table, "--json", tmp_path / "r.json", *more]
+    done = launch(*launcher, "tools/likelihood.py", digits, *words)
     assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "r.json").read_text())["processes"] == 2
     assert done.stdout.count("bits/dim over 37 images") == 1
     assert table.read_text() == alone
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.json", "t.csv"]
 
 
 def test_a_killed_run_continues(digits, tmp_path):
-    slow = ["--data", "mnist5k", "--limit", "64", "--samples", "20", "--batch", "16"]
+    slow = ["--data", "mnist5k", "--limit", "64", "--samples", "20"]
     table, whole = tmp_path / "t.csv", tmp_path / "whole.csv"
     done = run_tool("likelihood", digits, *slow, "--csv", whole)
     assert done.returncode == 0, done.stderr
@@ -73,11 +77,77 @@ def test_a_killed_run_continues(digits, tmp_path):
         file.write('{"index": 3, "na')  # a line cut short
     done = run_tool("likelihood", digits, *slow, "--csv", table)
     assert done.returncode == 2 and "--resume continues it" in done.stderr
-    done = run_tool("likelihood", digits, *slow, "--csv", table, "--resume", "--seed", 1)
-    assert done.returncode == 2 and "other weights, data or settings" in done.stderr
+    for other in (["--seed", 1], ["--chunk", 8], ["--no-files"]):
+        done = run_tool("likelihood", digits, *slow, "--csv", table, "--resume", *other)
+        assert done.returncode == 2 and "other weights, data or settings" in done.stderr
     done = run_tool("likelihood", digits, *slow, "--csv", table, "--resume")
     assert done.returncode == 0, done.stderr
     assert table.read_text() == whole.read_text() and not journal.exists()
+
+
+@pytest.fixture(scope="module")
+def parts(digits, tmp_path_factory):
+    """The .npz files that two shards write, and the words that they were scored by."""
+    folder, words = tmp_path_factory.mktemp("parts"), [digits, *FEW]
+    for number in (1, 2):
+        more = ["--shard", f"{number}/2", "--npz", folder / f"{number}.npz"]
+        done = run_tool("likelihood", *words, *more)
+        assert done.returncode == 0, done.stderr
+        assert f"shard {number} of 2: {17 + number} of 37 images" in done.stdout.replace("\n", " ")
+        assert "bits/dim" not in done.stdout  # a part's mean is not the data set's
+    assert len(list(folder.iterdir())) == 2
+    return folder, words
+
+
+def test_shards_put_together_are_one_run_to_the_bit(parts, tmp_path, alone):
+    folder, words = parts
+    results = {}
+    for name, source in (("one", words), ("all", ["--merge", folder / "2.npz", folder / "1.npz"])):
+        files = {kind: tmp_path / f"{name}.{kind}" for kind in ("csv", "npz", "json")}
+        outputs = [word for kind, file in files.items() for word in (f"--{kind}", file)]
+        done = run_tool("likelihood", *source, *outputs)
+        assert done.returncode == 0, done.stderr
+        table = done.stdout[done.stdout.index("mnist5k, test") :]
+        result = json.loads(files["json"].read_text())
+        assert bool(result.pop("images_per_s")) == bool(result.pop("processes")) == (name == "one")
+        results[name] = [result, files["csv"].read_text(), files["npz"].read_bytes()]
+        results[name] += [re.sub(r"\); .* images/s", ")", table)]
+    assert results["all"] == results["one"] and results["all"][1] == alone
+    assert run_tool("likelihood", "--merge", tmp_path / "all.npz").returncode == 0
+
+
+def test_shards_that_do_not_belong_together_are_refused(parts, tmp_path):
+    folder, words = parts
+    one, two = folder / "1.npz", folder / "2.npz"
+    for number, more in (("seed", ["--seed", 1]), ("chunk", ["--chunk", 8]), ("third", [])):
+        shard = "2/3" if number == "third" else "2/2"
+        other = ["--shard", shard, "--npz", tmp_path / f"{number}.npz", *more]
+        assert run_tool("likelihood", *words, *other).returncode == 0
+    (tmp_path / "cut.npz").write_bytes(two.read_bytes()[:-100])
+    np.savez(tmp_path / "foreign.npz", images=np.zeros((2, 8, 8), np.uint8))
+    for files, message in (
+        ([one], "of 2 shards these are missing: 2; --shard 2/2 scores"),
+        ([one, two, one], "are both shard 1 of 2"),
+        ([one, tmp_path / "seed.npz"], "are of different seed"),
+        ([one, tmp_path / "chunk.npz"], "are of different chunk"),
+        ([one, tmp_path / "third.npz"], "are of different runs, of 3 and of 2 shards"),
+        ([one, tmp_path / "cut.npz"], "cannot read"),
+        ([one, tmp_path / "foreign.npz"], "holds no figures that likelihood.py --npz wrote"),
+    ):
+        done = run_tool("likelihood", "--merge", *files, "--json", tmp_path / "r.json")
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_files_may_be_left_out(digits, tmp_path):
+    other = tmp_path / "blank.npz"
+    np.savez(other, images=np.zeros((20, 16, 16), np.uint8))
+    words = ["--compare", other, "--compare-split", "all", "--json", tmp_path / "r.json"]
+    done = run_tool("likelihood", digits, *FEW, "--no-files", *words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["files"] == {} and found["file_settings"] is None
+    assert list(found["auroc"]) == ["total", "glow8", "srf16"] and "WebP" not in done.stdout
 
 
 def test_two_runs_do_not_share_a_journal(digits, tmp_path):
@@ -245,6 +315,7 @@ def test_maps_add_up_to_the_bits_of_the_table(digits):
         (["--compare", "imagenet"], "unknown data set 'imagenet'"),
         (["--heatmap", "where.xyz"], "is not a picture's file name"),
         (["--compare", "mnist5k", "--label-mode", "given"], "needs --label-mode marginal"),
+        (["--shard", "1/2"], "--csv: of all images, not of a shard"),
     ],
 )
 def test_errors_come_before_scoring(digits, tmp_path, words, message):

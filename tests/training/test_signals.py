@@ -17,8 +17,11 @@ SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
 BIN = Path(sys.executable).parent
 
 
-def start(out, data, *launcher, steps=3000):
-    settings = [*TINY, f"out={out}", f"data.name={data}", f"train.steps={steps}"]
+TORCHRUN = [BIN / "torchrun", "--standalone", "--nproc_per_node", "2"]
+
+
+def start(out, data, *launcher, steps=3000, more=()):
+    settings = [*more, *TINY, f"out={out}", f"data.name={data}", f"train.steps={steps}"]
     settings += ["train.save_every=10", "train.validate_images=16", "train.init_images=64"]
     settings += ["train.sample_every=100000"]
     return subprocess.Popen(
@@ -77,7 +80,7 @@ def test_an_orphan_saves_and_ends_by_itself(tmp_path, few_digits):
 
 def test_two_processes_stop_together(tmp_path, few_digits):
     out = tmp_path / "srf16"
-    process = start(out, few_digits, BIN / "torchrun", "--standalone", "--nproc_per_node", "2")
+    process = start(out, few_digits, *TORCHRUN)
     wait_for_states(process, out)
     workers(process)[1].send_signal(signal.SIGTERM)  # one alone is asked
     output, _ = process.communicate(timeout=60)
@@ -85,12 +88,18 @@ def test_two_processes_stop_together(tmp_path, few_digits):
     assert f"stopped at step {last_step(out)}" in output
 
 
-def test_a_lost_process_ends_the_run_with_a_clear_error(tmp_path, few_digits):
+@pytest.mark.parametrize(("launcher", "rank"), [("torchrun", 1), ("own", 0), ("own", 1)])
+def test_a_lost_process_ends_the_run_with_a_clear_error(tmp_path, few_digits, launcher, rank):
     out = tmp_path / "srf16"
-    process = start(out, few_digits, BIN / "torchrun", "--standalone", "--nproc_per_node", "2")
-    wait_for_states(process, out)
-    ranks = {int(worker.environ()["RANK"]): worker for worker in workers(process)}
-    ranks[1].kill()
+    if launcher == "torchrun":
+        process = start(out, few_digits, *TORCHRUN)
+        wait_for_states(process, out)
+        ranks = {int(worker.environ()["RANK"]): worker for worker in workers(process)}
+    else:
+        process = start(out, few_digits, sys.executable, more=["--processes", "2"])
+        wait_for_states(process, out)
+        ranks = dict(enumerate(sorted(workers(process), key=lambda worker: worker.pid)))
+    ranks[rank].kill()
     lost = time.monotonic()
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0 and time.monotonic() - lost < 60

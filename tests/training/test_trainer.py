@@ -96,11 +96,10 @@ def test_two_processes_train_as_one(tmp_path):
     settings = [*TINY, "train.steps=4", "train.log_every=1", "train.warmup=0", "train.lr=0.001"]
     done = run_tool("train", SRF16, f"out={tmp_path / 'one'}", *settings)
     assert done.returncode == 0, done.stderr
-    done = launch(
-        "torchrun", "--standalone", "--nproc_per_node", "2",
-        "tools/train.py", SRF16, f"out={tmp_path / 'two'}", *settings,
-    )  # fmt: skip
+    words = [SRF16, f"out={tmp_path / 'two'}", *settings, "--processes", "2"]
+    done = launch("python", "tools/train.py", *words)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 processes share each batch") == 1
     logs = [(tmp_path / name / "metrics.jsonl").open() for name in ("one", "two")]
     one, two = ([json.loads(row) for row in log] for log in logs)
     assert len(one) == len(two) == 4

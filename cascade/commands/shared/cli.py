@@ -12,10 +12,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
+from accelerate import PartialState
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +25,7 @@ from torch import distributed
 from cascade import Cascade, InputError
 from cascade.commands.shared.interrupt import INTERRUPTED
 from cascade.pretrained import find_model
+from cascade.utils.chunks import CHUNK, LARGE
 from cascade.utils.files import check_writable, finite, whole
 from stages import InputWarning, ReportedElsewhere
 
@@ -49,9 +51,14 @@ def run(main: Callable[[], None]) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name may not be of its encoding
     use_all_cores()
+    guarded(main)
+
+
+def guarded(work: Callable[[], None]) -> None:
+    """Do a command's work; what went wrong becomes a line and an exit code."""
     try:
         with notes():
-            main()
+            work()
     except ReportedElsewhere:
         sys.exit(2)
     except (InputError, OSError) as error:
@@ -61,7 +68,7 @@ def run(main: Callable[[], None]) -> None:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
             raise
         reason = one_line(str(error).splitlines()[0])
-        print(f"error: out of memory, lower the batch: {reason}", file=sys.stderr)
+        print(f"error: out of memory, lower the batch or --chunk: {reason}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -81,26 +88,62 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    linux = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+
+
 def use_all_cores() -> None:
     """Share this machine's cores among its processes: launchers set one thread a process."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    linux = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // processes))
+    torch.set_num_threads(max(1, cores() // processes))
 
 
-def add_cascade_arguments(parser: argparse.ArgumentParser) -> None:
-    """The cascade to read, and how to run it."""
-    add_run_arguments(parser)
-    parser.add_argument("--batch", type=positive, default=128, help="images held at once")
+def process_state(device: str | torch.device) -> PartialState:
+    """What a process knows of others that share its work, through the device that they use."""
+    return PartialState(cpu=torch.device(device).type == "cpu")
+
+
+def use_one_core(device: str | torch.device) -> None:
+    """On a CPU, one thread: last bits depend on their number, results must not."""
+    if torch.device(device).type == "cpu":
+        torch.set_num_threads(1)
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """What is done inside has all cores, however many processes share them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def add_cascade_arguments(
+    parser: argparse.ArgumentParser, nargs: Literal["?"] | None = None
+) -> None:
+    """The cascade to read (``?``: if one is named), and how to run it."""
+    add_run_arguments(parser, nargs)
+    add_chunk_argument(parser)
     parser.add_argument(
         "--told-sigma", type=float, help="what stages trained with augment.condition are told"
     )
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_chunk_argument(parser: argparse.ArgumentParser) -> None:
+    """How many images a net sees at once."""
+    parser.add_argument(
+        "--chunk", type=positive, metavar="N",
+        help=f"images that a net sees at once (default: {CHUNK} on a CPU, {LARGE} on a GPU)",
+    )  # fmt: skip
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, nargs: Literal["?"] | None = None) -> None:
     """The folder to read stages from, the seed, and where to run and report."""
-    parser.add_argument("run", help=RUN)
+    parser.add_argument("run", nargs=nargs, help=RUN)
     parser.add_argument(
         "--stages", help="its stages, base first, in place of cascade.yaml's: a,b,c"
     )
@@ -126,13 +169,14 @@ def temperatures(text: str) -> list[float]:
 def load_cascade(args: argparse.Namespace, dtype: str = "float32") -> Cascade:
     """The cascade the arguments name, on their device."""
     device = device_of(args)
-    cascade = Cascade.load(find_model(args.run), stages_of(args), device, dtype)
+    cascade = Cascade.load(find_model(args.run), stages_of(args), device, dtype, args.chunk)
     return cascade if args.told_sigma is None else cascade.given_sigma(args.told_sigma)
 
 
 def device_of(args: argparse.Namespace) -> str | torch.device:
     """The device that was asked for, else a GPU where there is one; `InputError` if it fails."""
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else None
+    device = args.device or gpu or "cpu"
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:

@@ -23,6 +23,11 @@ def figures_table(title: str, columns: list[str], rows: list[list[str]]) -> Tabl
     return table
 
 
+def on_device(result: dict[str, Any]) -> str:
+    """What last bits depend on beside weights and settings."""
+    return f"{result['device']}, chunks of {result['chunk']}"
+
+
 def show_report(report: Report, drawn: SampleCheck, result: dict[str, Any]) -> None:
     """The likelihood table, and everything a reader needs to quote it."""
     bpd = f"{report.bpd:.3f} ± {report.stderr:.3f}"
@@ -39,14 +44,15 @@ def show_report(report: Report, drawn: SampleCheck, result: dict[str, Any]) -> N
     speed = f"; {result['images_per_s']:.1f} images/s" if result["images_per_s"] else ""
     say(
         f"{bpd} bits/dim over {result['images']} images (K = {result['samples']}, seed "
-        f"{result['seed']}{treatment}, {result['dtype']}){speed}"
+        f"{result['seed']}{treatment}, {result['dtype']}, {on_device(result)}){speed}"
     )
     if result["accuracy"] is not None:
         say(f"accuracy of the most likely class: {result['accuracy']:.1%}")
     if result["skipped"]:
         say(f"unreadable images left out: {result['skipped']}")
-    sizes = ", ".join(f"{name} {size:.3f}" for name, size in result["files"].items())
-    say(f"the same images as lossless files, bits/dim: {sizes}")
+    if result["files"]:
+        sizes = ", ".join(f"{name} {size:.3f}" for name, size in result["files"].items())
+        say(f"the same images as lossless files, bits/dim: {sizes}")
     for pair, results in zip(report.names[1:], drawn.consistency, strict=True):
         say(
             f"consistency of {pair}'s samples with their input: |D(sample) - input| "

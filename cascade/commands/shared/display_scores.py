@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cascade.commands.shared.cli import say
-from cascade.commands.shared.display import figures_table
+from cascade.commands.shared.display import figures_table, on_device
 
 Result = dict[str, Any]
 OF_PAIRS = {
@@ -87,6 +87,7 @@ def number(value: float | None) -> str:
 
 def say_origin(result: Result) -> None:
     versions = ", ".join(f"{name} {results}" for name, results in result["versions"].items())
-    say(f"{result['data']}, {result['split']} split, seed {result['seed']}; {versions}")
+    of = f"{result['data']}, {result['split']} split, seed {result['seed']}, {on_device(result)}"
+    say(f"{of}; {versions}")
     if result["skipped"]:
         say(f"unreadable images left out: {result['skipped']}")
