@@ -143,9 +143,7 @@ class Trainer:
         end = self.step if self.finished else self.steps
         return self.batches.steps(self.step, end, workers, device.type == "cuda")
 
-    def _loop(
-        self, batches: Iterator[Batch], asked: Callable[[], bool], watch: Watch
-    ) -> bool:
+    def _loop(self, batches: Iterator[Batch], asked: Callable[[], bool], watch: Watch) -> bool:
         train, progress = self.config.train, self.progress
         first, started, begun = self.step, time.perf_counter(), self.clock()
         for batch in batches:
