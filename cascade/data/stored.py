@@ -68,7 +68,7 @@ class Part:
     def fill(self, file: FileIO, first: int, data: np.ndarray) -> None:
         """Read the bytes of images ``first``, ``first`` + 1, … into an array that they fill."""
         file.seek(self.offset + first * self.size)
-        view, done = data.reshape(-1), 0
+        view, done = data.reshape(-1).data, 0
         while done < len(view):
             count = file.readinto(view[done:])
             if not count:

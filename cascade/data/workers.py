@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -120,8 +121,17 @@ def _signals_held() -> Iterator[None]:
 
 
 def _begin(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which reach all processes of a terminal, to the parent."""
+    """End with the parent, and leave Ctrl-C and SIGTERM, which reach all processes, to it."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
+    os._exit(1)
