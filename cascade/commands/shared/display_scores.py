@@ -88,5 +88,7 @@ def number(value: float | None) -> str:
 def say_origin(result: Result) -> None:
     versions = ", ".join(f"{name} {results}" for name, results in result["versions"].items())
     say(f"{result['data']}, {result['split']} split, seed {result['seed']}; {versions}")
+    if "data_version" in result:
+        say(f"the images are {result['data_version']}: figures of another version do not compare")
     if result["skipped"]:
         say(f"unreadable images left out: {result['skipped']}")
