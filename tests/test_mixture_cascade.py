@@ -8,7 +8,7 @@ from conftest import ROOT, run_tool
 from small_stages import stage_folder
 
 from cascade import Cascade
-from cascade.data.sources import open_npz
+from cascade.data.arrays import open_npz
 from cascade.photos.photo import Photo
 from cascade.stage import load_stage
 from cascade.training.metrics_log import read_metrics

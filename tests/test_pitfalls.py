@@ -339,15 +339,14 @@ def test_10_log_det_is_that_of_the_jacobian(classes):
             torch.testing.assert_close(function(x)[1], expected, rtol=0, atol=1e-8)
 
 
-def test_11_evaluation_never_flips(digits_source, eights, monkeypatch):
+def test_11_evaluation_never_flips(digits_source, eights):
     """Augmentation and flips change the trained density: what is evaluated is upright."""
-    monkeypatch.setattr("cascade.training.held_out.open_stage_images", lambda *asked: digits_source)
     upright = as_set(halve_to(digits_source.pixels, 16))
     plain, flipping = (Batches(digits_source, stage_config(16, flip=f)) for f in (False, True))
     assert not as_set(quantise(flipping(0).target)) <= upright  # training does flip
     assert as_set(quantise(flipping.fixed(64).target)) <= upright
     assert torch.equal(flipping.fixed(64).target, plain.fixed(64).target)
-    held_out = HeldOut(stage_config(16, flip=True), torch.device("cpu"))
+    held_out = HeldOut(stage_config(16, flip=True), digits_source, torch.device("cpu"))
     assert as_set(quantise(held_out.batch.target)) <= upright
     cascades = small_cascade(), small_cascade(flip=True)
     assert torch.equal(*(c.log_prob(eights) for c in cascades))
@@ -356,7 +355,7 @@ def test_11_evaluation_never_flips(digits_source, eights, monkeypatch):
 
 
 @torch.no_grad()
-def test_12_every_image_counts_once(digits_source, eights, monkeypatch):
+def test_12_every_image_counts_once(digits_source, eights):
     """Values are per image, in order; a padded or short last batch does not count twice."""
     sizes = set()
 
@@ -377,8 +376,9 @@ def test_12_every_image_counts_once(digits_source, eights, monkeypatch):
     mean = nats.sum(1).sum().item() / (CHUNK + 3)
     assert cascade.likelihood(images).bpd == pytest.approx(-mean / (64 * math.log(2)))
 
-    monkeypatch.setattr("cascade.training.held_out.open_stage_images", lambda *asked: digits_source)
-    held_out = HeldOut(stage_config(8, batch=63), torch.device("cpu"))  # 63 images, then 1
+    held_out = HeldOut(
+        stage_config(8, batch=63), digits_source, torch.device("cpu")
+    )  # 63 images, then 1
     y = held_out.batch.target
     flow = next(flows())[0].float()
     expected = density_bpd(flow.log_prob(y), y, 8)

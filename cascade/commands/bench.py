@@ -14,7 +14,7 @@ import torch
 from rich.table import Table
 from torch import distributed
 
-from cascade.benchmark import measure
+from cascade.benchmark import loading, measure
 from cascade.benchmark.operations import BASELINES, VERSIONS, ours, shared
 from cascade.commands.shared import cli, processes
 from cascade.config import StageConfig, load_config
@@ -42,6 +42,9 @@ def main() -> None:
         raise InputError("--memory prints one number: --json does nothing with it, leave it out")
     cli.check_outputs([args.json], args.force)
     config = load_config(args.config, args.overrides)
+    if args.loading:
+        time_loading(args, config)
+        return
     device = torch.device(cli.device_of(args))
     if args.memory:
         operation = "backward" if args.memory == "training" else args.memory
@@ -189,6 +192,13 @@ def parse() -> argparse.Namespace:
         "--memory", choices=KINDS,
         help="print one operation's peak bytes alone, beyond weights, gradients and optimiser",
     )  # fmt: skip
+    parser.add_argument(
+        "--loading", action="store_true", help="what steps wait for their batches, and a start"
+    )
+    parser.add_argument(
+        "--step", type=cli.positive, default=100, metavar="MS", help="of --loading: how long a "
+        "step takes, which is slept",
+    )  # fmt: skip
     parser.add_argument("--json", help="also write the table to this file")
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     args = parser.parse_intermixed_args()
@@ -197,6 +207,30 @@ def parse() -> argparse.Namespace:
             f"--precision is float32, bfloat16 or both, got {','.join(args.precision)}"
         )
     return args
+
+
+def time_loading(args: argparse.Namespace, config: StageConfig) -> None:
+    """Time a start, and what steps wait for batches that ``train.workers`` processes make."""
+    source, beginning = loading.start(config)
+    workers = config.train.workers or 0
+    waited = loading.waits(source, config, workers, args.step / 1000, 10 * args.repeats)
+    result = {
+        "config": args.config, "data": config.data.name, "images": len(source),
+        "batch": config.train.batch_size, "workers": workers, "step_ms": args.step,
+        "start": beginning, "waited_ms": waited,
+    }  # fmt: skip
+    cli.say(
+        f"start: {beginning['open']:.2f} s to open, {beginning['digest']:.2f} s to digest "
+        f"{len(source):,} images; {beginning['peak']:,.0f} MiB at most, {beginning['pss']:,.0f} "
+        f"as its share, workers' {waited['workers_mib']:,.0f}"
+    )
+    cli.say(
+        f"a step of {args.step} ms waits {waited['median']:.2f} ms for {config.train.batch_size} "
+        f"images made by {workers or 'no'} workers (mean {waited['mean']:.2f}, worst "
+        f"{waited['worst']:.2f}, the first {waited['first']:.0f})"
+    )
+    if args.json:
+        cli.write_json(result, args.json)
 
 
 def memory_of(args: argparse.Namespace, kind: str, precision: str) -> int:

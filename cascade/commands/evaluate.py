@@ -247,6 +247,7 @@ def origin(
         "run": args.run,
         "data": args.data,
         "split": args.split,
+        **({"data_version": source.version} if source.version else {}),
         "images": len(indices),
         "of": len(source),
         "skipped": len(getattr(source, "skipped", ())),

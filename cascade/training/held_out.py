@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cascade.config import StageConfig
 from cascade.data.batches import Batches
-from cascade.data.stage_images import open_stage_images
+from cascade.data.sources import ImageSource
 from cascade.figures.grid import save_grid
 from cascade.training.augmentation import restore
 from cascade.transforms.coding import coding
@@ -23,13 +23,17 @@ from stages.flow import without_priors
 GRID = 8  # sample pictures show 8×8 images
 
 
-class HeldOut:
-    """Held-out images of a stage: the validation split, or test where training uses both others."""
+def held_out_split(config: StageConfig) -> str:
+    """The validation split, or test where training uses both others."""
+    return "test" if config.data.split == "trainval" else "validation"
 
-    def __init__(self, config: StageConfig, device: torch.device):
-        self.split = "test" if config.data.split == "trainval" else "validation"
-        self.source = open_stage_images(config, self.split)
-        batches = Batches(self.source, config)
+
+class HeldOut:
+    """Held-out images of a stage, ``source``: those of its `held_out_split`."""
+
+    def __init__(self, config: StageConfig, source: ImageSource, device: torch.device):
+        self.split, self.source = held_out_split(config), source
+        batches = Batches(source, config)
         self.config, self.device = config, device
         self.batch = batches.fixed(max(config.train.validate_images, GRID * GRID)).to(device)
 

@@ -69,6 +69,7 @@ def _training(config: StageConfig, images: StageData) -> dict[str, str]:
     rows = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
     skipped = max((row.get("skipped", 0) for row in rows), default=0)
     learned = f"{len(images.source):,} images, SHA-256 {images.record.images[:16]}"
+    learned += f"; {images.source.version}" * bool(images.source.version)
     facts = {
         "data": f"{data.name}, split {data.split}: {learned}",
         "training": f"{_length(train, rows)} of {train.batch_size} images, seed {config.seed}, "

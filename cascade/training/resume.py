@@ -62,8 +62,10 @@ def check_overlap(config: StageConfig, source: ImageSource, held_out: HeldOut) -
     """Raise `InputError` where held-out images are among the training images."""
     if config.data.allow_overlap:
         return
-    trained, others = set(source.contents()), held_out.source
-    shared = [i for i, content in enumerate(others.contents()) if content in trained]
+    others = held_out.source
+    contents = list(others.contents())
+    both = set(contents).intersection(source.contents())
+    shared = [i for i, content in enumerate(contents) if content in both]
     if shared:
         raise InputError(
             f"{len(shared)} of {len(others)} {held_out.split} images of {config.data.name} are "

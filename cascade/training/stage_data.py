@@ -8,10 +8,10 @@ import torch
 
 from cascade.config import StageConfig
 from cascade.data.sources import ImageSource, fingerprint
-from cascade.data.stage_images import open_stage_images
+from cascade.data.stage_images import open_stage_splits
 from cascade.record import Record
 from cascade.training.augmentation import Augmentation
-from cascade.training.held_out import HeldOut
+from cascade.training.held_out import HeldOut, held_out_split
 from cascade.training.resume import check_overlap
 
 
@@ -36,7 +36,9 @@ def open_stage_data(config: StageConfig, device: torch.device) -> StageData:
     Raises `InputError` where they are not what the stage needs, and where held-out images are among
     the training images.
     """
-    source, held_out = open_stage_images(config, config.data.split), HeldOut(config, device)
+    splits = open_stage_splits(config)
+    source = splits(config.data.split)
+    held_out = HeldOut(config, splits(held_out_split(config)), device)
     record, augmentation = Record(classes=list(source.classes)), None
     labelled = bool(config.model.classes)
     if labelled:

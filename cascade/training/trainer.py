@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from cascade.config import StageConfig, save_config
 from cascade.data.batches import Batch, Batches
+from cascade.data.workers import workers_by_default
 from cascade.stage import with_sigma
 from cascade.training.diagnosis import explain
 from cascade.training.learner import Learner
@@ -115,8 +117,8 @@ class Trainer:
         saved before are as they were.
         """
         try:
-            with stop_requests() as asked:
-                finished = self._loop(asked, watch)
+            with stop_requests() as asked, closing(self._batches()) as batches:
+                finished = self._loop(batches, asked, watch)
             if self.data.augmentation:
                 self.data.augmentation.verify()
             self.log.close()
@@ -133,11 +135,18 @@ class Trainer:
         finally:
             self.folder.release()
 
-    def _loop(self, asked: Callable[[], bool], watch: Watch) -> bool:
+    def _batches(self) -> Generator[Batch, None, None]:
+        """The batches of the steps that are left, in memory that the device copies from."""
+        device, workers = self.accelerator.device, self.config.train.workers
+        if workers is None:
+            workers = workers_by_default(device)
+        end = self.step if self.finished else self.steps
+        return self.batches.steps(self.step, end, workers, device.type == "cuda")
+
+    def _loop(self, batches: Iterator[Batch], asked: Callable[[], bool], watch: Watch) -> bool:
         train, progress = self.config.train, self.progress
-        first, started = self.step, time.perf_counter()
-        end, begun = self.step if self.finished else self.steps, self.clock()
-        for batch in self.batches.steps(self.step, end):
+        first, started, begun = self.step, time.perf_counter(), self.clock()
+        for batch in batches:
             if self.learner.enter_due(self.step):
                 begun = self.clock()
             metrics = self._train_step(batch)

@@ -5,8 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cascade.data.named import labels_by_name, open_images, part, part_by_name
-from cascade.data.sources import ArrayImages, open_folder
+from cascade.data.folders import open_folder
+from cascade.data.named import open_images
+from cascade.data.sources import ArrayImages
+from cascade.data.splits import labels_by_name, part, part_by_name
 from stages import InputError
 
 

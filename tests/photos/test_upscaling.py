@@ -10,7 +10,7 @@ from PIL import Image
 from small_stages import small_stage, stage_folder
 
 from cascade import InputError
-from cascade.data.sources import open_npz
+from cascade.data.arrays import open_npz
 from cascade.evaluation.image_metrics import bicubic, psnr_between
 from cascade.photos.photo import Photo
 from cascade.photos.tiling import Tiling, mirrored

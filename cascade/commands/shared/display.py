@@ -46,6 +46,8 @@ def show_report(report: Report, drawn: SampleCheck, result: dict[str, Any]) -> N
         f"{bpd} bits/dim over {result['images']} images (K = {result['samples']}, seed "
         f"{result['seed']}{treatment}, {result['dtype']}, {on_device(result)}){speed}"
     )
+    if "data_version" in result:
+        say(f"the images are {result['data_version']}: figures of another version do not compare")
     if result["accuracy"] is not None:
         say(f"accuracy of the most likely class: {result['accuracy']:.1%}")
     if result["skipped"]:

@@ -89,5 +89,7 @@ def say_origin(result: Result) -> None:
     versions = ", ".join(f"{name} {results}" for name, results in result["versions"].items())
     of = f"{result['data']}, {result['split']} split, seed {result['seed']}, {on_device(result)}"
     say(f"{of}; {versions}")
+    if "data_version" in result:
+        say(f"the images are {result['data_version']}: figures of another version do not compare")
     if result["skipped"]:
         say(f"unreadable images left out: {result['skipped']}")

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from cascade import Cascade, InputError
 from cascade.commands.shared import cli
-from cascade.data.named import SPLITS, labels_by_name, open_images
+from cascade.data.named import open_images
 from cascade.data.sources import ImageSource
-from cascade.data.stage_images import check_images
+from cascade.data.splits import SPLITS, labels_by_name
+from cascade.data.stage_images import check_images, version
 from cascade.utils.seeds import generator
 
 
@@ -37,6 +38,8 @@ def open_source(cascade: Cascade, args: argparse.Namespace, data: str, split: st
     channels, size, _ = cascade.shape
     source = open_images(data, split, channels, args.resize, args.skip_bad, args.root)
     check_images(cascade.stages[-1].name, size, data, source.shape)
+    learned = cascade.stages[-1].config.data
+    source.version = version(data, source, learned.version if data == learned.name else None)
     source.labels = labels_by_name(source, cascade.named_classes, cascade.classes)
     return source
 
@@ -51,7 +54,7 @@ def open_data(cascade: Cascade, name: str | None, split: str) -> ImageSource:
     channels, size, _ = cascade.shape
     data = cascade.stages[-1].config.data
     name = name or data.name
-    source = open_images(name, split, channels, data.resize, data.skip_bad, data.root)
+    source = open_images(name, split, channels, data.resize, data.skip_bad, data.root, data.cache)
     check_images(cascade.stages[-1].name, size, name, source.shape)
     return source
 
