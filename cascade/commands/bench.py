@@ -62,6 +62,7 @@ def time_all(
     args: argparse.Namespace, config: StageConfig, device: torch.device, count: int
 ) -> None:
     """Time everything, ours by ``count`` processes; the first prints and writes the table."""
+    cli.use_all_cores()
     state = cli.process_state(device)
     operations, counts = gather(args, config, device, count)
     seconds = measure.interleaved(operations, device, args.repeats)

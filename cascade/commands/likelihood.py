@@ -88,7 +88,8 @@ def score_all(
     codecs = {codec: column(rows, codec) for codec in rows[0].files}
     records = Records.of(assemble(cascade, rows), source, indices, codecs)
     others = score(cascade, other, drawn(other, args.limit), protocol, args, state) if other else []
-    labels, whose = labels_of(cascade, records)
+    looked_at = args.heatmap or args.variational
+    labels, whose = labels_of(cascade, records) if looked_at else (None, None)
     terms = bounds(cascade, source, records, labels, args, state) if args.variational else {}
     if not state.is_main_process:
         return
@@ -200,6 +201,12 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if bool(args.run) == bool(args.merge):
         parser.error("give a cascade's folder to score with, or --merge and the files of shards")
+    of_merging = ("merge", "json", "csv", "npz", "force")
+    idle = [k for k, v in vars(args).items() if v != parser.get_default(k) and k not in of_merging]
+    if args.merge and idle:
+        raise InputError(
+            f"{', '.join(idle)}: shards hold their settings; leave it out with --merge"
+        )
     check_shard(args)
     return args
 

@@ -137,6 +137,8 @@ def test_shards_that_do_not_belong_together_are_refused(parts, tmp_path):
         done = run_tool("likelihood", "--merge", *files, "--json", tmp_path / "r.json")
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "r.json").exists()
+    done = run_tool("likelihood", "--merge", one, two, "--seed", 1)
+    assert done.returncode == 2 and "seed: shards hold their settings" in done.stderr
 
 
 def test_files_may_be_left_out(digits, tmp_path):

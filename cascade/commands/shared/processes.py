@@ -131,7 +131,6 @@ class Group:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(self.printed[rank].fileno(), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         cli.guarded(partial(_unless_lost, work))
 
     def result(self) -> int:
@@ -184,6 +183,7 @@ class Group:
 
 def _unless_lost(work: Callable[[], None]) -> None:
     """Do the work; where another process has ended, it is that one's error that is to be told."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     try:
         work()
     except RuntimeError as error:
