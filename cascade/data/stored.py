@@ -67,13 +67,15 @@ class Part:
 
     def fill(self, file: FileIO, first: int, data: np.ndarray) -> None:
         """Read the bytes of images ``first``, ``first`` + 1, … into an array that they fill."""
-        file.seek(self.offset + first * self.size)
         view, done = data.reshape(-1).data, 0
-        while done < len(view):
-            count = file.readinto(view[done:])
-            if not count:
-                raise self.other()
-            done += count
+        try:
+            file.seek(self.offset + first * self.size)
+            while done < len(view) and (count := file.readinto(view[done:])):
+                done += count
+        except OSError as error:
+            raise InputError(f"cannot read {self.file}: {error.strerror}") from None
+        if done < len(view):
+            raise self.other()
 
     def other(self) -> InputError:
         """What is raised where the file is another one than was opened."""

@@ -20,6 +20,7 @@ from stages import InputError
 Made = TypeVar("Made")
 MOST = 4  # workers, where a run does not say how many
 PRELOADED = ["__main__", "cascade.data.batches"]  # what workers need, imported once for all
+CUT_OFF = (EOFError, ConnectionError, FileNotFoundError)  # by a worker that ends while it sends
 STOPPING = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -41,8 +42,9 @@ def made_ahead(
     """``make(step)`` of all steps, in order; by so many processes, up to two ahead each.
 
     ``pinned`` results (which have ``pin_memory``) lie in memory that a GPU copies from by itself.
-    Workers end when the iterator is closed, or when their parent is gone, and leave signals that
-    ask to stop to it. Raises what ``make`` raises as `InputError`, and one where a worker is lost.
+    Workers end when the iterator is closed, or when their parent is gone; signals to the parent's
+    group do not reach them. Raises what ``make`` raises as `InputError`, and one where a worker is
+    lost.
     """
     if not workers:
         yield from map(make, steps)
@@ -65,8 +67,8 @@ def made_ahead(
             if isinstance(result, InputError):
                 raise result
             yield result
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, *CUT_OFF) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise InputError(
             f"one of the {workers} processes that make batches was lost, perhaps to want of "
@@ -100,7 +102,7 @@ def _context() -> Any:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Processes started inside hold signals that ask to stop back, until they ignore them.
+    """Processes started inside hold back signals that ask to stop, until they leave the group.
 
     The tracker of their semaphores takes away what a killed run leaves, without a warning.
     """
@@ -121,12 +123,16 @@ def _signals_held() -> Iterator[None]:
 
 
 def _begin(worker: int) -> None:
-    """End with the parent, and leave Ctrl-C and SIGTERM, which reach all processes, to it."""
+    """End with the parent, and with nothing else: Ctrl-C and SIGTERM for all are the parent's."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if not hasattr(signal, "pthread_sigmask"):
+        return
+    os.setsid()
     for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        signal.signal(number, signal.SIG_IGN)  # those that were held back are forgotten
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _end_with_parent() -> None:

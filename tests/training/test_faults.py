@@ -327,6 +327,7 @@ def test_a_folder_of_all_that_can_be_wrong(tmp_path):
     bad = ["corrupt.png", "empty.png", "float.tif", "gigantic.png", "text.jpg", "truncated.png"]
     command = ["train", ROOT / "configs/cifar10/glow16.yaml", f"data.name={folder}"]
     command += [f"out={tmp_path / 'run'}", "data.size=16", *FEW, "model.levels=1", "model.width=8"]
+    command += [f"data.cache={tmp_path / 'cache'}"]
     done = run_tool(*command)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert f"6 of 70 images cannot be read, first {folder}/{bad[0]}" in done.stderr

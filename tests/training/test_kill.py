@@ -47,8 +47,9 @@ def settings(out: Path, data: Path, kills: int) -> list[str]:
     ]
 
 
-def start(launcher: str, out: Path, data: Path, kills: int) -> subprocess.Popen:
+def start(launcher: str, out: Path, data: Path, kills: int, workers: int = 0) -> subprocess.Popen:
     command = [*LAUNCHERS[launcher], "tools/train.py", str(SRF16), *settings(out, data, kills)]
+    command += [f"train.workers={workers}"]
     return subprocess.Popen(
         command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
@@ -123,16 +124,17 @@ def test_killed_runs_end_with_the_same_weights(tmp_path, few_digits, digits, req
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for run in (whole, cut):
         shutil.copytree(digits / "glow8", run / "glow8")
-    out, steps = cut / "srf16", None
+    out, steps, workers = cut / "srf16", None, 0
     if launcher == "one process":
         steps = uninterrupted(whole, few_digits, kills)
     else:
+        workers = 1  # of each process that is killed, none of those that are not
         reference = start(launcher, whole / "srf16", few_digits, kills)
         assert reference.wait(300 + 10 * kills) == 0, reference.stdout.read()
     chance, moments, known = random.Random(0), [], {}
     reached, place = 0, 0
     for kill in range(kills):
-        process = start(launcher, out, few_digits, kills)
+        process = start(launcher, out, few_digits, kills, workers)
         moments.append(kill_after(process, out, chance, in_file=kill % 2 == 0))
         assert newest(out) >= reached  # nothing is lost
         reached = newest(out)
@@ -143,7 +145,7 @@ def test_killed_runs_end_with_the_same_weights(tmp_path, few_digits, digits, req
             answer = answers(cut, few_digits)
             assert known.setdefault(found, answer) == answer
     assert "ended before" not in moments
-    last = start(launcher, out, few_digits, kills)
+    last = start(launcher, out, few_digits, kills, workers)
     output, _ = last.communicate(timeout=300 + 10 * kills)
     assert last.returncode == 0, output
     for name in ("model", "best"):

@@ -1,5 +1,6 @@
 """How a run ends before its time: asked to, orphaned, bereft of a process, or kept out."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -20,13 +21,14 @@ BIN = Path(sys.executable).parent
 TORCHRUN = [BIN / "torchrun", "--standalone", "--nproc_per_node", "2"]
 
 
-def start(out, data, *launcher, steps=3000, more=()):
+def start(out, data, *launcher, steps=3000, workers=0, more=()):
     settings = [*more, *TINY, f"out={out}", f"data.name={data}", f"train.steps={steps}"]
+    settings += [f"train.workers={workers}"]
     settings += ["train.save_every=10", "train.validate_images=16", "train.init_images=64"]
     settings += ["train.sample_every=100000"]
     return subprocess.Popen(
         [*map(str, launcher), "tools/train.py", str(SRF16), *settings], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 
 
@@ -57,6 +59,24 @@ def test_a_signal_saves_and_ends_well(tmp_path, few_digits, number):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and time.monotonic() - asked < 10
     assert f"stopped at step {last_step(tmp_path / 'srf16')}" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_the_processes_that_make_batches_end_with_the_run(tmp_path, few_digits, number):
+    """All that were started, in silence, whether the whole group is asked or the run is killed."""
+    out = tmp_path / "srf16"
+    process = start(out, few_digits, sys.executable, workers=2)
+    wait_for_states(process, out)
+    below = psutil.Process(process.pid).children(recursive=True)
+    assert sum(child.name() == "pt_data_worker" for child in below) == 2
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.kill()
+    output, _ = process.communicate(timeout=60)  # which they hold open
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0), output
+    assert "leaked" not in output and "Traceback" not in output
+    assert not psutil.wait_procs(below, timeout=30)[1]
 
 
 def test_an_orphan_saves_and_ends_by_itself(tmp_path, few_digits):
