@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from stages.actnorm import ActNormInv1x1, ConvActNorm
 from stages.bijection import Bijection, Cond, compose
+from stages.convolve import WIDE
 from stages.coupling import AffineInjector, Coupling, InjectorNets
+from stages.nets import CouplingNet
 from stages.reversible import compose_reversible
 
 Constants = TypeVar("Constants")
@@ -56,6 +58,7 @@ class Steps(WeightCache, Bijection):
 
     - The affine maps of all `ActNormInv1x1` layers, with their determinants or inverses, are
       computed in one call, and cached in evaluation mode.
+    - The weights of all coupling nets are folded in one call, where activations are stored.
     - A convolution of (x, features) is a convolution of x plus one of the features. The features'
       part of the first convolution of all couplings and injectors is one wide convolution,
       ``project``, of which each of them gets a slice.
@@ -88,6 +91,11 @@ class Steps(WeightCache, Bijection):
         self.widths = widths + [parts[i].cond_channels for i in self.conditional_couplings]
         if self.widths:
             self.project = ConvActNorm(features, sum(self.widths), 3)
+        self.alike: dict[Any, list[int]] = {}  # places of couplings whose nets are of one shape
+        for i, part in enumerate(parts):
+            if isinstance(part, Coupling) and type(part.net) is CouplingNet:
+                shape = tuple(weight.shape for weight in part.net.parameters())
+                self.alike.setdefault(shape, []).append(i)
 
     def feature_conditions(self, cond: Cond) -> list[Cond]:
         """The condition of each part, as far as it is computed from the feature map ``cond[0]``."""
@@ -102,23 +110,39 @@ class Steps(WeightCache, Bijection):
                 conds[i] = (hidden,)
         return conds
 
-    def _conditions(self, cond: Cond, inverse: bool) -> list[Cond]:
-        """The condition of each part, for one direction."""
+    def _fold(self, net: CouplingNet) -> bool:
+        """Whether weights of nets like this one are folded together, which copies them.
+
+        Else each net folds its own: where memory is short, and wide ones on a CPU, which loses more
+        by copies than by operators.
+        """
+        weight = net.first.conv.weight
+        wide_on_cpu = weight.device.type == "cpu" and len(weight) >= WIDE
+        return not (self.reversible or net.recompute or wide_on_cpu)
+
+    def _conditions(self, cond: Cond, x: Tensor, inverse: bool) -> list[Cond]:
+        """The condition of each part, for images like x and one direction."""
         conds, layers = self.feature_conditions(cond), [self.parts[i] for i in self.linears]
         if layers:
             constants = self.cached(
                 inverse, lambda: ActNormInv1x1.affine_constants(layers, inverse), layers
             )
-            for i, affine in zip(self.linears, constants, strict=True):
+            affines = ActNormInv1x1.conditions(constants, x)
+            for i, affine in zip(self.linears, affines, strict=True):
                 conds[i] = affine
+        for places in self.alike.values():
+            nets = [self.parts[i].net for i in places]
+            if self._fold(nets[0]):
+                for i, folded in zip(places, CouplingNet.fold(nets), strict=True):
+                    conds[i] += folded
         return conds
 
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        conds = self._conditions(cond, inverse=False)
+        conds = self._conditions(cond, x, inverse=False)
         if self.reversible and torch.is_grad_enabled():
             return compose_reversible(x, list(self.parts), conds)
         return compose(x, self.parts, conds)
 
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
         maps = [part.inverse for part in reversed(self.parts)]
-        return compose(z, maps, self._conditions(cond, inverse=True)[::-1])
+        return compose(z, maps, self._conditions(cond, z, inverse=True)[::-1])
