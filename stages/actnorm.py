@@ -76,7 +76,8 @@ class ScaledConv(nn.Module, ABC):
         shifts, log_scales = zip(*(conv.shift_and_log_scale() for conv in convs), strict=True)
         weights = [conv.conv.weight for conv in convs]
         count, outputs, device = len(convs), len(weights[0]), weights[0].device.type
-        scale = (convs[0].rate * joined(log_scales).view(count, outputs)).exp()
+        log_scale = joined(log_scales).view(count, outputs)
+        scale = (log_scale if convs[0].rate == 1 else convs[0].rate * log_scale).exp()
         weight = joined(weights) * scale.view(-1, 1, 1, 1)
         bias = joined(shifts).view(count, outputs) * scale
         if torch.is_autocast_enabled(device):
@@ -249,9 +250,8 @@ class ActNormInv1x1(Bijection):
         with torch.autocast(x.device.type, enabled=False):
             cond = cond or self.conditions(self.affine_constants([self], inverse), x)[0]
             affine, shift, log_det = cond
-            pixels = x.permute(0, 2, 3, 1)
-            y = torch.addmm(shift, pixels.reshape(-1, x.shape[1]), affine.t())
-        return y.view(pixels.shape).permute(0, 3, 1, 2), log_det
+            y = F.linear(x.permute(0, 2, 3, 1), affine, shift).permute(0, 3, 1, 2)
+        return y, log_det
 
     def reconstruct(self, z: Tensor, cond: Cond) -> Reconstruction:
         affine, shift, _ = cond

@@ -62,15 +62,10 @@ class Bijection(nn.Module, ABC):
 
 
 class _Joined(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(*tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.length = len(tensors[0])
         return torch.cat(tensors)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.length = len(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -79,7 +74,9 @@ class _Joined(torch.autograd.Function):
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
     """`torch.cat` of tensors of one shape, whose backward pass is one operator, not one for each."""
-    return _Joined.apply(*tensors) if len(tensors) > 1 else tensors[0]
+    if len(tensors) == 1:
+        return tensors[0]
+    return _Joined.apply(*tensors) if torch.is_grad_enabled() else torch.cat(list(tensors))
 
 
 def compose(x: Tensor, maps: Sequence[Map], conds: Sequence[Cond]) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,8 @@ class Coupling(Bijection):
     def _predict(self, first: Tensor, cond: Cond) -> Parameters:
         given = self.given(cond)
         condition = repeat_condition(given, first)[0] if given else None
-        predicted = self.net(first, condition, *cond[len(given) :])
+        folded = cond[len(given) :] if cond and cond[-1].dim() == 1 else ()  # it ends with a bias
+        predicted = self.net(first, condition, *folded)
         return self._parameters_of(predicted.to(first.dtype))
 
     def log_slopes(self, x: Tensor, cond: Cond = ()) -> Tensor:

@@ -131,9 +131,10 @@ class Steps(WeightCache, Bijection):
             for i, affine in zip(self.linears, affines, strict=True):
                 conds[i] = affine
         for places in self.alike.values():
-            nets = [self.parts[i].net for i in places]
-            if self._fold(nets[0]):
-                for i, folded in zip(places, CouplingNet.fold(nets), strict=True):
+            couplings = [i for i in places if isinstance(self.parts[i], Coupling)]  # or left out
+            nets = [self.parts[i].net for i in couplings]
+            if nets and self._fold(nets[0]):
+                for i, folded in zip(couplings, CouplingNet.fold(nets), strict=True):
                     conds[i] += folded
         return conds
 
