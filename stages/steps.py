@@ -40,9 +40,15 @@ class WeightCache(nn.Module):
     def cached(
         self, name: object, compute: Callable[[], Constants], modules: Iterable[nn.Module]
     ) -> Constants:
-        """The result of ``compute()``, cached while the weights of ``modules`` stay the same."""
+        """The result of ``compute()``, cached while the weights of ``modules`` stay the same.
+
+        Compiled code takes what is cached as it is: call `prepare` before it.
+        """
         if self.training or torch.is_grad_enabled():
             return compute()
+        if torch.compiler.is_compiling():
+            kept = self.__dict__.get("_cache", {})
+            return kept[name][1] if name in kept else compute()
         weights = [tensor for module in modules for tensor in module.parameters()]
         if any(weight.is_inference() for weight in weights):  # their changes are not counted
             return compute()
@@ -120,14 +126,18 @@ class Steps(WeightCache, Bijection):
         wide_on_cpu = weight.device.type == "cpu" and len(weight) >= WIDE
         return not (self.reversible or net.recompute or wide_on_cpu)
 
+    def constants(self, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """`ActNormInv1x1.affine_constants` of all such parts, of which there are some."""
+        layers = [self.parts[i] for i in self.linears]
+        return self.cached(
+            inverse, lambda: ActNormInv1x1.affine_constants(layers, inverse), layers
+        )
+
     def _conditions(self, cond: Cond, x: Tensor, inverse: bool) -> list[Cond]:
         """The condition of each part, for images like x and one direction."""
-        conds, layers = self.feature_conditions(cond), [self.parts[i] for i in self.linears]
-        if layers:
-            constants = self.cached(
-                inverse, lambda: ActNormInv1x1.affine_constants(layers, inverse), layers
-            )
-            affines = ActNormInv1x1.conditions(constants, x)
+        conds = self.feature_conditions(cond)
+        if self.linears:
+            affines = ActNormInv1x1.conditions(self.constants(inverse), x)
             for i, affine in zip(self.linears, affines, strict=True):
                 conds[i] = affine
         for places in self.alike.values():
@@ -147,3 +157,12 @@ class Steps(WeightCache, Bijection):
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
         maps = [part.inverse for part in reversed(self.parts)]
         return compose(z, maps, self._conditions(cond, z, inverse=True)[::-1])
+
+
+@torch.no_grad()
+def prepare(module: nn.Module) -> None:
+    """Compute what the `Steps` in a module cache, for compiled code, in evaluation mode."""
+    for steps in module.modules():
+        if isinstance(steps, Steps) and steps.linears:
+            for inverse in (False, True):
+                steps.constants(inverse)

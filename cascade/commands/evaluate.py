@@ -234,6 +234,7 @@ def origin(
         "skipped": len(getattr(source, "skipped", ())),
         "seed": args.seed,
         "told_sigma": args.told_sigma,
+        "compile": args.compile,
         "weights": {stage.name: stage.digest for stage in cascade.stages},
         "processes": state.num_processes,
         "versions": {name: version(name) for name in packages},

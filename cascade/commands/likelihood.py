@@ -192,6 +192,7 @@ def origin(
         **asdict(protocol),
         "dtype": args.dtype,
         "told_sigma": args.told_sigma,
+        "compile": args.compile,
         "bits": cascade.bits,
         "weights": {stage.name: stage.digest for stage in cascade.stages},
         "versions": {name: version(name) for name in ("csrflow", "torch")},
