@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,6 +118,15 @@ class Cascade(Pretrained):
             for stage in self.stages
         ]
         return Cascade(stages, self.pyramid)
+
+    def compiled(self, **options: Any) -> Cascade:
+        """The same cascade, whose stages' functions `torch.compile` makes; it shares the weights.
+
+        What is compiled is what a stage's flow does with a chunk of images: samples, densities,
+        noise. The first call of each takes a minute. ``options`` replace those of
+        `cascade.utils.compiling.compile_options`.
+        """
+        return Cascade([stage.replace(compiling=options) for stage in self.stages], self.pyramid)
 
     def sample(
         self,

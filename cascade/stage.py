@@ -19,8 +19,10 @@ from cascade.record import Record, load_record
 from cascade.transforms.coding import Coding, coding
 from cascade.transforms.dequantise import centre
 from cascade.utils.chunks import chunk_of, in_chunks
+from cascade.utils.compiling import compiled
 from cascade.utils.tensors import read_tensors, write_tensors
 from stages import Flow, InputError
+from stages.steps import prepare
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
@@ -37,6 +39,8 @@ class Stage(nn.Module):
         autocast: whether its nets run in bfloat16.
         chunk: images that it sees at once, on which last bits depend; its device's number if None.
         sigma: what it is told of its low image, if it was trained with ``augment.condition``.
+        compiling: options with which `run` compiles the flow's functions, see `compiled`; None
+            leaves them as they are.
     """
 
     flow: Any  # a Flow, or one without its priors
@@ -51,16 +55,19 @@ class Stage(nn.Module):
         autocast: bool = False,
         chunk: int | None = None,
         sigma: float = 0.0,
+        compiling: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.name, self.config, self.flow = name, config, flow
         self.record = record or Record()
         self.digest, self.autocast, self.chunk, self.sigma = digest, autocast, chunk, sigma
+        self.compiling, self._compiled = compiling, dict[str, Callable[..., Tensor]]()
         self.training = flow.training
 
     def replace(self, **changes: object) -> Stage:
         """The same stage with some of its arguments changed; it shares the weights."""
         names = ("name", "config", "flow", "record", "digest", "autocast", "chunk", "sigma")
+        names += ("compiling",)
         return Stage(**{name: getattr(self, name) for name in names} | changes)
 
     def save(self, folder: Path) -> None:
@@ -112,6 +119,8 @@ class Stage(nn.Module):
         if low is not None and times * len(low) != len(x):
             raise InputError(f"{len(x)} images are no multiple of {len(low)} low images")
         weight, chunk = next(self.flow.parameters()), self.at_once
+        if self.compiling is not None:
+            function = self._compile(function, weight.device)
         x = x.to(weight)
         rest = [] if labels is None else [labels.to(weight.device)]
         if low is not None:
@@ -129,6 +138,19 @@ class Stage(nn.Module):
                 mine = [tensor[rows] for tensor in (x, *rest)]
                 results.append(in_chunks(shared, *mine, size=chunk))
             return torch.cat(results).cpu()
+
+    def _compile(
+        self, function: Callable[..., Tensor], device: torch.device
+    ) -> Callable[..., Tensor]:
+        """A method of the flow, compiled; any other function as it is."""
+        assert self.compiling is not None
+        if getattr(function, "__self__", None) is not self.flow:
+            return function
+        prepare(self.flow)
+        name = function.__name__
+        if name not in self._compiled:
+            self._compiled[name] = compiled(function, device, **self.compiling)
+        return self._compiled[name]
 
     def perturb(
         self, image: Tensor, noise: Tensor, low: Tensor | None = None, labels: Tensor | None = None

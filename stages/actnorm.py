@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.bijection import Bijection, Cond, Reconstruction
+from stages.bijection import Bijection, Cond, Reconstruction, joined
 from stages.convolve import Layer, convolve
+
+
+Constants = tuple[Tensor, Tensor, Tensor]  # see `ActNormInv1x1.affine_constants`
 
 
 class ActNorm(nn.Module):
@@ -49,12 +52,46 @@ class ActNorm(nn.Module):
         self.fitted.fill_(True)
 
 
-class ConvActNorm(nn.Module):
-    """A convolution without bias, followed by ActNorm, computed as one convolution.
+class ScaledConv(nn.Module, ABC):
+    """A convolution whose output channels are scaled: (W∗x + b)·s = (W·s)∗x + b·s.
 
-    (W∗x + b)·exp(s) = (W·exp(s))∗x + b·exp(s). The output has many channels; in this form it is
-    written and stored only once.
+    It is computed in the second form: the output, which has many channels, is written and stored
+    only once.
     """
+
+    conv: nn.Conv2d
+
+    @abstractmethod
+    def shift_and_log_scale(self) -> tuple[Tensor, Tensor]:
+        """b and (log s) / ``rate``, each of as many values as there are output channels."""
+
+    rate = 1.0
+
+    @staticmethod
+    def fold(convs: Sequence[ScaledConv]) -> list[Layer]:
+        """Weight W·s and bias b·s of several, which are of one class and shape, in one call.
+
+        Under autocast they are of its type.
+        """
+        shifts, log_scales = zip(*(conv.shift_and_log_scale() for conv in convs), strict=True)
+        weights = [conv.conv.weight for conv in convs]
+        count, outputs, device = len(convs), len(weights[0]), weights[0].device.type
+        log_scale = joined(log_scales).view(count, outputs)
+        scale = (log_scale if convs[0].rate == 1 else convs[0].rate * log_scale).exp()
+        weight = joined(weights) * scale.view(-1, 1, 1, 1)
+        bias = joined(shifts).view(count, outputs) * scale
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            weight, bias = weight.to(dtype), bias.to(dtype)
+        return list(zip(weight.split(outputs), bias.unbind(), strict=True))
+
+    def layer(self) -> Layer:
+        """Weight and bias of the equivalent convolution."""
+        return self.fold([self])[0]
+
+
+class ConvActNorm(ScaledConv):
+    """A convolution without bias, followed by ActNorm, computed as one convolution."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, groups: int = 1):
         super().__init__()
@@ -68,10 +105,8 @@ class ConvActNorm(nn.Module):
         """Fit the ActNorm to the convolution of ``x``."""
         self.norm.fit(self.conv(x))
 
-    def layer(self) -> Layer:
-        """Weight and bias of the equivalent convolution."""
-        scale = self.norm.log_scale.exp().transpose(0, 1)
-        return self.conv.weight * scale, self.norm.bias.flatten() * scale.flatten()
+    def shift_and_log_scale(self) -> tuple[Tensor, Tensor]:
+        return self.norm.bias, self.norm.log_scale
 
     def forward(self, x: Tensor) -> Tensor:
         return convolve(x, self.layer(), groups=self.conv.groups)
@@ -130,7 +165,9 @@ class LUMatrix(InvertibleMatrix):
         self.upper = nn.Parameter(upper.triu(1).contiguous())
 
     def weight(self) -> Tensor:
-        lower = self.lower.tril(-1) + torch.eye(len(self.lower)).to(self.lower)
+        lower = self.lower.tril(-1) + torch.eye(len(self.lower), device=self.lower.device).to(
+            self.lower
+        )
         upper = self.upper.triu(1) + torch.diag(self.sign * self.log_size.exp())
         return self.permutation @ lower @ upper
 
@@ -159,8 +196,8 @@ class ActNormInv1x1(Bijection):
         channels: C.
         matrix: ``dense`` or ``lu``, the parametrisation of W.
 
-    ``cond`` of `forward` and `inverse` may hold the result of `affine_constants` for this layer and
-    this direction; otherwise it is computed.
+    ``cond`` of `forward` and `inverse` may hold what `conditions` gives for this layer and this
+    direction; otherwise it is computed.
     """
 
     def __init__(self, channels: int, matrix: str = "dense"):
@@ -173,9 +210,12 @@ class ActNormInv1x1(Bijection):
         self.norm.fit(x)
         return (x,)
 
+    def given(self, cond: Cond) -> Cond:
+        return ()
+
     @staticmethod
-    def affine_constants(layers: Sequence[ActNormInv1x1], inverse: bool = False) -> list[Cond]:
-        """A (C, C), c (C,) and log |det A| per pixel, (), of several layers with C channels each.
+    def affine_constants(layers: Sequence[ActNormInv1x1], inverse: bool = False) -> Constants:
+        """A (K, C, C), c (K, C) and log |det A| per pixel, (K,), of K layers of C channels each.
 
         The determinants and the inverses (in float64) of all layers are computed in one call.
 
@@ -183,10 +223,11 @@ class ActNormInv1x1(Bijection):
             layers: the layers.
             inverse: compute A⁻¹, −b and −log |det A| instead.
         """
-        bias = torch.stack([layer.norm.bias.flatten() for layer in layers])
-        log_scale = torch.stack([layer.norm.log_scale.flatten() for layer in layers])
+        bias = joined([layer.norm.bias for layer in layers]).flatten(1)
+        log_scale = joined([layer.norm.log_scale for layer in layers]).flatten(1)
         with torch.autocast(bias.device.type, enabled=False):
-            weights = torch.stack([layer.matrix.weight() for layer in layers])
+            weights = joined([layer.matrix.weight() for layer in layers])
+            weights = weights.view(len(layers), *weights.shape[1:] * 2)
             log_det = layers[0].matrix.log_dets([layer.matrix for layer in layers], weights)
             log_det = log_det + log_scale.sum(1)
             if inverse:
@@ -196,18 +237,26 @@ class ActNormInv1x1(Bijection):
             else:
                 affine = weights * log_scale.exp()[:, None, :]
                 shift = (affine @ bias[:, :, None])[:, :, 0]
-        return list(zip(affine.unbind(), shift.unbind(), log_det.unbind(), strict=True))
+        return affine, shift, log_det
+
+    @staticmethod
+    def conditions(constants: Constants, x: Tensor) -> list[Cond]:
+        """A, c and log_det (B,) of each layer, for images like x (B, C, H, W)."""
+        affine, shift, log_det = constants
+        log_dets = (x.shape[2] * x.shape[3] * log_det)[:, None].expand(-1, len(x))
+        return list(zip(affine.unbind(), shift.unbind(), log_dets.unbind(), strict=True))
 
     def _affine(self, x: Tensor, cond: Cond, inverse: bool) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):
-            weight, shift, log_det = cond or self.affine_constants([self], inverse)[0]
-            y = F.linear(x.permute(0, 2, 3, 1), weight, shift).permute(0, 3, 1, 2)
-        return y, (x.shape[2] * x.shape[3] * log_det).expand(len(x))
+            cond = cond or self.conditions(self.affine_constants([self], inverse), x)[0]
+            affine, shift, log_det = cond
+            y = F.linear(x.permute(0, 2, 3, 1), affine, shift).permute(0, 3, 1, 2)
+        return y, log_det
 
     def reconstruct(self, z: Tensor, cond: Cond) -> Reconstruction:
-        weight, shift, _ = cond
+        affine, shift, _ = cond
         with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-            inverted = exact_inverse(weight)
+            inverted = exact_inverse(affine)
             x = F.linear(z.permute(0, 2, 3, 1) - shift, inverted).permute(0, 3, 1, 2)
         return [x.requires_grad_()], *self(x, cond)
 

@@ -37,6 +37,10 @@ class Bijection(nn.Module, ABC):
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
         """x = f⁻¹(z), and log |det ∂x/∂z|."""
 
+    def given(self, cond: Cond) -> Cond:
+        """What of ``cond`` it is given, without what `Steps` computes in advance."""
+        return cond
+
     def reconstruct(self, z: Tensor, cond: Cond) -> Reconstruction:
         """Compute the input from the output, and run `forward` on it to record its graph.
 
@@ -57,13 +61,33 @@ class Bijection(nn.Module, ABC):
         return [x], *self(x, cond)
 
 
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.length = len(tensors[0])
+        return torch.cat(tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad.split(ctx.length)
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """`torch.cat` of tensors of one shape, whose backward pass is one operator, not one for each."""
+    if len(tensors) == 1:
+        return tensors[0]
+    return _Joined.apply(*tensors) if torch.is_grad_enabled() else torch.cat(list(tensors))
+
+
 def compose(x: Tensor, maps: Sequence[Map], conds: Sequence[Cond]) -> tuple[Tensor, Tensor]:
     """Apply maps one after the other, each with its own condition; log-determinants add up."""
-    log_det = x.new_zeros(len(x))
+    log_dets = []
     for apply, cond in zip(maps, conds, strict=True):
-        x, change = apply(x, cond)
-        log_det = log_det + change
-    return x, log_det
+        x, log_det = apply(x, cond)
+        log_dets.append(log_det)
+    if not log_dets:
+        return x, x.new_zeros(len(x))
+    return x, joined(log_dets).view(len(log_dets), -1).sum(0)
 
 
 class Chain(Bijection):
@@ -103,7 +127,8 @@ def unsqueeze(x: Tensor) -> Tensor:
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
     """The first C // 2 channels, and the other channels."""
     first = x.shape[1] // 2
-    return x[:, :first], x[:, first:]
+    kept, other = x.split([first, x.shape[1] - first], dim=1)
+    return kept, other
 
 
 class Squeeze(Bijection):

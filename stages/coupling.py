@@ -50,7 +50,7 @@ def scale_function(squish: float, squish_range: str = "sigmoid") -> ScaleFunctio
 
 
 def _sum_per_image(x: Tensor) -> Tensor:
-    return x.flatten(1).sum(1)
+    return x.sum((1, 2, 3))
 
 
 def repeat_condition(cond: Cond, x: Tensor) -> Cond:
@@ -76,9 +76,11 @@ class Coupling(Bijection):
         channels: C. x₁ has the first C // 2 channels, x₂ the others.
         width: hidden channels of the net.
         parameters: how many values the net predicts for every one of x₂.
-        conditional: the net reads a condition too: ``cond`` is one tensor (B, width, H, W), the
-            features' part of the net's first convolution (`CouplingNet`).
+        conditional: the net reads a condition too: ``cond`` begins with a tensor (B, width, H, W),
+            the features' part of the net's first convolution (`CouplingNet`).
         net: makes the net from its input, hidden and output channels, see `stages.nets`.
+
+    ``cond`` may end with the net's folded weights, see `CouplingNet`.
     """
 
     def __init__(
@@ -106,9 +108,15 @@ class Coupling(Bijection):
     def _inverse_map(self, y: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         """x and log ∂y/∂x, there, of every value of y₂, (B, C₂, H, W)."""
 
+    def given(self, cond: Cond) -> Cond:
+        return cond[:1] if self.cond_channels else ()
+
     def _predict(self, first: Tensor, cond: Cond) -> Parameters:
-        condition = repeat_condition(cond, first)[0] if self.cond_channels else None
-        return self._parameters_of(self.net(first, condition).to(first.dtype))
+        given = self.given(cond)
+        condition = repeat_condition(given, first)[0] if given else None
+        folded = cond[len(given) :] if cond and cond[-1].dim() == 1 else ()  # it ends with a bias
+        predicted = self.net(first, condition, *folded)
+        return self._parameters_of(predicted.to(first.dtype))
 
     def log_slopes(self, x: Tensor, cond: Cond = ()) -> Tensor:
         """log ∂y₂/∂x₂ of every value of x₂, (B, C − C // 2, H, W): what log_det is the sum of."""
@@ -174,15 +182,26 @@ class AffineCoupling(Coupling):
 
 
 class AffineInjector(Bijection):
-    """y = s·x + t on all channels; log_det = Σ log s. ``cond`` is (t, s), from `InjectorNets`."""
+    """y = s·x + t on all channels; log_det = Σ log s.
+
+    ``cond`` is (t, s, log_det), from `InjectorNets`, or (t, s).
+    """
+
+    def given(self, cond: Cond) -> Cond:
+        return cond[:2]
+
+    @staticmethod
+    def _shift_scale(cond: Cond, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        shift, scale, *log_det = repeat_condition(cond, x)
+        return shift, scale, log_det[0] if log_det else _sum_per_image(scale.log())
 
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        shift, scale = repeat_condition(cond, x)
-        return scale * x + shift, _sum_per_image(scale.log())
+        shift, scale, log_det = self._shift_scale(cond, x)
+        return scale * x + shift, log_det
 
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        shift, scale = repeat_condition(cond, z)
-        return (z - shift) / scale, -_sum_per_image(scale.log())
+        shift, scale, log_det = self._shift_scale(cond, z)
+        return (z - shift) / scale, -log_det
 
 
 class InjectorNets(nn.Module):
@@ -203,15 +222,18 @@ class InjectorNets(nn.Module):
         self.net = AffineHead(self.cond_channels, 2 * count * channels, groups=count)
 
     def forward(self, hidden: Tensor) -> list[Cond]:
-        """Shift t and scale s of every injector.
+        """Shift t, scale s and Σ log s of every injector.
 
         Args:
             hidden: the outputs of the nets' first convolutions, (B, K·width, H, W).
 
         Returns:
-            For each injector (t, s), both (B, C, H, W), in float32 or a wider type.
+            For each injector (t, s, log_det), two of (B, C, H, W) and one of (B,), in float32 or a
+            wider type.
         """
         predicted = self.net(F.relu(hidden))
         predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
-        outputs = [output.chunk(2, dim=1) for output in predicted.chunk(self.count, dim=1)]
-        return [(shift, self.scale_fn(raw)) for shift, raw in outputs]
+        shift, raw = predicted.unflatten(1, (self.count, 2, -1)).unbind(2)
+        scale = self.scale_fn(raw)
+        log_det = scale.log().sum((2, 3, 4))
+        return list(zip(shift.unbind(1), scale.unbind(1), log_det.unbind(1), strict=True))

@@ -6,8 +6,9 @@ https://arxiv.org/abs/1807.03039.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stages.actnorm import ConvActNorm
+from stages.actnorm import ConvActNorm, ScaledConv
 from stages.attention import FREQUENCIES, TransformerBlock, places
-from stages.convolve import Layer, convolve
+from stages.convolve import convolve
 
 
 class CheckpointedNet(nn.Module):
@@ -55,8 +56,10 @@ class ResidualBlock(CheckpointedNet):
         return x + self.two(F.relu(self.one(F.relu(x))))
 
 
-class ZeroConv(nn.Module):
+class ZeroConv(ScaledConv):
     """A 3×3 convolution with weights initialised to zero and a learned gain: (W∗x + b)·exp(3·g)."""
+
+    rate = 3.0
 
     def __init__(self, inputs: int, outputs: int, groups: int = 1):
         super().__init__()
@@ -65,11 +68,9 @@ class ZeroConv(nn.Module):
         nn.init.zeros_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]  # it has one
 
-    def layer(self) -> Layer:
-        """Weight and bias of the equivalent convolution."""
-        gain = (3 * self.gain).exp().transpose(0, 1)
+    def shift_and_log_scale(self) -> tuple[Tensor, Tensor]:
         bias: Any = self.conv.bias
-        return self.conv.weight * gain, bias * gain.flatten()
+        return bias, self.gain
 
 
 class AffineHead(CheckpointedNet):
@@ -91,12 +92,8 @@ class AffineHead(CheckpointedNet):
         """Fit the ActNorm to the 1×1 convolution of ``hidden``."""
         self.mix.fit(hidden)
 
-    def layers(self) -> list[Layer]:
-        """Weight and bias of both convolutions; a ReLU belongs between them."""
-        return [self.mix.layer(), self.last.layer()]
-
     def forward(self, hidden: Tensor) -> Tensor:
-        return convolve(hidden, *self.layers(), groups=self.groups)
+        return convolve(hidden, self.mix.layer(), self.last.layer(), groups=self.groups)
 
 
 class CouplingNet(CheckpointedNet):
@@ -104,7 +101,8 @@ class CouplingNet(CheckpointedNet):
 
     The first convolution of a conditional coupling reads x and the features. It is the sum of a
     convolution of x, which is computed here, and a convolution of the features, which is given as
-    ``condition`` (B, width, H, W). Each of the two has an ActNorm of its own.
+    ``condition`` (B, width, H, W). Each of the two has an ActNorm of its own. After the condition
+    may come what `fold` gives for this net; otherwise it is computed.
     """
 
     def __init__(self, inputs: int, width: int, outputs: int):
@@ -112,13 +110,28 @@ class CouplingNet(CheckpointedNet):
         self.first = ConvActNorm(inputs, width, 3)
         self.head = AffineHead(width, outputs)
 
-    def fit(self, x: Tensor, condition: Tensor | None = None) -> None:
-        """Fit the first ActNorm to the convolution of ``x``, the second to what follows."""
+    @staticmethod
+    def fold(nets: Sequence[CouplingNet]) -> list[tuple[Tensor, ...]]:
+        """Weights and biases of each net's convolutions, (6,), of nets of one shape together."""
+        convs = zip(*((net.first, net.head.mix, net.head.last) for net in nets), strict=True)
+        layers = zip(*(ScaledConv.fold(alike) for alike in convs), strict=True)
+        return [tuple(chain.from_iterable(of_a_net)) for of_a_net in layers]
+
+    def fit(
+        self, x: Tensor, condition: Tensor | None = None, *folded: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Fit the first ActNorm to the convolution of ``x``, the second to what follows.
+
+        Returns `forward`'s arguments without the outdated weights.
+        """
         self.first.fit(x)
         self.head.fit(F.relu(convolve(x, self.first.layer(), added=condition)))
+        return x, condition
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        return convolve(x, self.first.layer(), *self.head.layers(), added=condition)
+    def forward(self, x: Tensor, condition: Tensor | None = None, *folded: Tensor) -> Tensor:
+        (weights,) = [folded] if folded else self.fold([self])
+        layers = zip(weights[::2], weights[1::2], strict=True)
+        return convolve(x, *layers, added=condition)
 
 
 class GatedBlock(nn.Module):

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from stages.actnorm import ActNormInv1x1, ConvActNorm
 from stages.bijection import Bijection, Cond, compose
+from stages.convolve import WIDE
 from stages.coupling import AffineInjector, Coupling, InjectorNets
+from stages.nets import CouplingNet
 from stages.reversible import compose_reversible
 
 Constants = TypeVar("Constants")
@@ -38,9 +40,15 @@ class WeightCache(nn.Module):
     def cached(
         self, name: object, compute: Callable[[], Constants], modules: Iterable[nn.Module]
     ) -> Constants:
-        """The result of ``compute()``, cached while the weights of ``modules`` stay the same."""
+        """The result of ``compute()``, cached while the weights of ``modules`` stay the same.
+
+        Compiled code takes what is cached as it is: call `prepare` before it.
+        """
         if self.training or torch.is_grad_enabled():
             return compute()
+        if torch.compiler.is_compiling():
+            kept = self.__dict__.get("_cache", {})
+            return kept[name][1] if name in kept else compute()
         weights = [tensor for module in modules for tensor in module.parameters()]
         if any(weight.is_inference() for weight in weights):  # their changes are not counted
             return compute()
@@ -56,6 +64,7 @@ class Steps(WeightCache, Bijection):
 
     - The affine maps of all `ActNormInv1x1` layers, with their determinants or inverses, are
       computed in one call, and cached in evaluation mode.
+    - The weights of all coupling nets are folded in one call, where activations are stored.
     - A convolution of (x, features) is a convolution of x plus one of the features. The features'
       part of the first convolution of all couplings and injectors is one wide convolution,
       ``project``, of which each of them gets a slice.
@@ -88,6 +97,11 @@ class Steps(WeightCache, Bijection):
         self.widths = widths + [parts[i].cond_channels for i in self.conditional_couplings]
         if self.widths:
             self.project = ConvActNorm(features, sum(self.widths), 3)
+        self.alike: dict[Any, list[int]] = {}  # places of couplings whose nets are of one shape
+        for i, part in enumerate(parts):
+            if isinstance(part, Coupling) and type(part.net) is CouplingNet:
+                shape = tuple(weight.shape for weight in part.net.parameters())
+                self.alike.setdefault(shape, []).append(i)
 
     def feature_conditions(self, cond: Cond) -> list[Cond]:
         """The condition of each part, as far as it is computed from the feature map ``cond[0]``."""
@@ -102,23 +116,53 @@ class Steps(WeightCache, Bijection):
                 conds[i] = (hidden,)
         return conds
 
-    def _conditions(self, cond: Cond, inverse: bool) -> list[Cond]:
-        """The condition of each part, for one direction."""
-        conds, layers = self.feature_conditions(cond), [self.parts[i] for i in self.linears]
-        if layers:
-            constants = self.cached(
-                inverse, lambda: ActNormInv1x1.affine_constants(layers, inverse), layers
-            )
-            for i, affine in zip(self.linears, constants, strict=True):
+    def _fold(self, net: CouplingNet) -> bool:
+        """Whether weights of nets like this one are folded together, which copies them.
+
+        Else each net folds its own: where memory is short, and wide ones on a CPU, which loses more
+        by copies than by operators.
+        """
+        weight = net.first.conv.weight
+        wide_on_cpu = weight.device.type == "cpu" and len(weight) >= WIDE
+        return not (self.reversible or net.recompute or wide_on_cpu)
+
+    def constants(self, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """`ActNormInv1x1.affine_constants` of all such parts, of which there are some."""
+        layers = [self.parts[i] for i in self.linears]
+        return self.cached(
+            inverse, lambda: ActNormInv1x1.affine_constants(layers, inverse), layers
+        )
+
+    def _conditions(self, cond: Cond, x: Tensor, inverse: bool) -> list[Cond]:
+        """The condition of each part, for images like x and one direction."""
+        conds = self.feature_conditions(cond)
+        if self.linears:
+            affines = ActNormInv1x1.conditions(self.constants(inverse), x)
+            for i, affine in zip(self.linears, affines, strict=True):
                 conds[i] = affine
+        for places in self.alike.values():
+            couplings = [i for i in places if isinstance(self.parts[i], Coupling)]  # or left out
+            nets = [self.parts[i].net for i in couplings]
+            if nets and self._fold(nets[0]):
+                for i, folded in zip(couplings, CouplingNet.fold(nets), strict=True):
+                    conds[i] += folded
         return conds
 
     def forward(self, x: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
-        conds = self._conditions(cond, inverse=False)
+        conds = self._conditions(cond, x, inverse=False)
         if self.reversible and torch.is_grad_enabled():
             return compose_reversible(x, list(self.parts), conds)
         return compose(x, self.parts, conds)
 
     def inverse(self, z: Tensor, cond: Cond = ()) -> tuple[Tensor, Tensor]:
         maps = [part.inverse for part in reversed(self.parts)]
-        return compose(z, maps, self._conditions(cond, inverse=True)[::-1])
+        return compose(z, maps, self._conditions(cond, z, inverse=True)[::-1])
+
+
+@torch.no_grad()
+def prepare(module: nn.Module) -> None:
+    """Compute what the `Steps` in a module cache, for compiled code, in evaluation mode."""
+    for steps in module.modules():
+        if isinstance(steps, Steps) and steps.linears:
+            for inverse in (False, True):
+                steps.constants(inverse)

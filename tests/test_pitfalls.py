@@ -312,11 +312,13 @@ def test_09_fresh_nets_predict_nothing_and_randomised_ones_do():
         affine, injected = (calls(flow, kinds, x, low, label) for kinds in (AFFINE, InjectorNets))
         moved = dict(randomise(flow, 0.1).named_modules())
         for name, (inputs, before) in injected.items():
-            for (_, old), (_, new) in zip(before, moved[name](*inputs), strict=True):
+            for (_, old, _), (_, new, _) in zip(before, moved[name](*inputs), strict=True):
                 assert old.std() < 1e-9 and new.std() > 1e-4, name
         for name, (inputs, before) in affine.items():
-            own = isinstance(moved[name], ActNormInv1x1)  # its constants are of the old weights
-            after = moved[name](inputs[0]) if own else moved[name](*inputs)
+            x, given = inputs
+            if not isinstance(moved[name], ClassPrior):
+                given = moved[name].given(given)  # without what is made of the old weights
+            after = moved[name](x, given)
             for a, b in zip(before, after, strict=True):
                 assert (a - b).abs().amax(tuple(range(1, a.dim()))).min() > 1e-4, name
             if hasattr(moved[name], "net"):  # its scale now depends on what the net reads

@@ -15,6 +15,7 @@ from cascade.benchmark import baselines, measure
 from cascade.building import build
 from cascade.config import StageConfig
 from cascade.training.optimizer import optimiser
+from cascade.utils.compiling import begin_step, compile_options
 from stages import Flow, StageLoss, initialise
 from stages.steps import Steps
 
@@ -45,7 +46,7 @@ def ready(flow: Flow, config: StageConfig, device: torch.device) -> StageLoss:
     initialise(loss, given.x, given.low, given.label)
     flow.set_activation_memory(config.train.memory)
     if config.train.compile:
-        loss.compile()
+        loss.compile(fullgraph=True, **compile_options(device))
     return loss
 
 
@@ -93,6 +94,7 @@ def of_a_stage(
 
     def differentiate() -> None:
         loss.train()
+        begin_step()
         with mixed:
             nats, _ = (wrapped or loss)(given.x, given.low, given.label)
         (-nats.mean() / given.x[0].numel()).backward()

@@ -14,7 +14,7 @@ import torch
 from rich.table import Table
 from torch import distributed
 
-from cascade.benchmark import loading, measure
+from cascade.benchmark import launches, loading, measure
 from cascade.benchmark.operations import BASELINES, VERSIONS, ours, shared
 from cascade.commands.shared import cli, processes
 from cascade.config import StageConfig, load_config
@@ -76,6 +76,7 @@ def time_all(
         "processes": count,
         "torch": torch.__version__,
         **summary(args, config.train.batch_size, seconds, counts, count),
+        "dispatched": dispatched(config, device, args.precision),
     }
     show(result, args.against)
     if args.json:
@@ -165,6 +166,19 @@ def summary(
                 ratios[RATIOS[kind] + "_bf16" * (precision == "bfloat16")] = result
     peaks = {precision: speeds[f"peak {precision}"] for precision in args.precision}
     return {"peak_gflops": peaks, "rows": rows, **ratios}
+
+
+def dispatched(
+    config: StageConfig, device: torch.device, precisions: list[str]
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Operators and kernels of a training step by precision and part."""
+    return {
+        precision: {
+            part: {"operators": found.operators, "kernels": found.kernels}
+            for part, found in launches.of_a_step(config, device, precision).items()
+        }
+        for precision in precisions
+    }
 
 
 def parse() -> argparse.Namespace:
@@ -258,6 +272,13 @@ def show(result: dict[str, Any], against: str | None) -> None:
     cli.say(table)
     peaks = ", ".join(f"{p} {speed:.0f}" for p, speed in result["peak_gflops"].items())
     cli.say(f"peak, from products of large matrices, GFLOP/s: {peaks}")
+    for precision, parts in result["dispatched"].items():
+        each = [f"{part} {n['operators']:,} ({n['kernels']:,})" for part, n in parts.items()]
+        total = sum(n["operators"] for n in parts.values())
+        cli.say(
+            f"operators of a training step, {precision}, and those of them that run kernels: "
+            f"{', '.join(each)}; {total:,} in all"
+        )
     for name, value in result.items():
         if "_ratio" in name:
             cli.say(f"{name} over {against}: {value:.2f}")

@@ -253,6 +253,7 @@ def origin(
         "skipped": len(getattr(source, "skipped", ())),
         "seed": args.seed,
         "told_sigma": args.told_sigma,
+        "compile": args.compile,
         "weights": {stage.name: stage.digest for stage in cascade.stages},
         "device": torch.device(args.device).type,
         "chunk": cascade.chunk,

@@ -96,7 +96,7 @@ def parse() -> argparse.Namespace:
 def _add_cascade_arguments(figure: argparse.ArgumentParser, name: str) -> None:
     figure.add_argument("--seed", type=int, default=0, help="of noise, and of which real images")
     figure.add_argument("--device", help="cpu, cuda, ...; a GPU where there is one")
-    figure.set_defaults(stages=None, told_sigma=None, chunk=None)
+    figure.set_defaults(stages=None, told_sigma=None, chunk=None, compile=False)
     default, words = NUM[name]
     figure.add_argument("--num", type=cli.positive, default=default, help=words)
     if name in AT_TEMPERATURE:

@@ -310,6 +310,7 @@ def origin(
         **asdict(protocol),
         "dtype": args.dtype,
         "told_sigma": args.told_sigma,
+        "compile": args.compile,
         "bits": cascade.bits,
         "device": torch.device(args.device).type,
         "chunk": cascade.chunk,

@@ -213,8 +213,7 @@ def _visit(flow: Flow, *inputs: Any) -> tuple[dict[str, _Visit], Tensor]:
         name: str, layer: Bijection, args: tuple[Any, ...], output: tuple[Tensor, Tensor]
     ) -> None:
         x, cond = args
-        made_of_weights = isinstance(layer, ActNormInv1x1)  # and to be made again for its inverse
-        visits[name] = _Visit(layer, x, () if made_of_weights else cond, *output)
+        visits[name] = _Visit(layer, x, layer.given(cond), *output)
 
     hooks = [
         layer.register_forward_hook(partial(note, name))

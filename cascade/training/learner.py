@@ -16,6 +16,7 @@ from cascade.config import StageConfig
 from cascade.data.batches import Batch, Batches
 from cascade.training.optimizer import averaged, learning_rate, optimiser
 from cascade.training.phases import Phase, encoder_loss, flow_loss, phases, super_resolution
+from cascade.utils.compiling import begin_step, compile_options
 from cascade.utils.tensors import weights_digest
 from stages import Flow, StageLoss, initialise
 
@@ -90,7 +91,7 @@ class Learner:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
             self.wrapped = self.accelerator.prepare_model(self.module)
         if self.config.train.compile and not self.pretraining:
-            self.module.compile()
+            self.module.compile(fullgraph=True, **compile_options(self.accelerator.device))
 
     def note_frozen(self) -> None:
         """Remember the weights that the frozen phase must leave as they are."""
@@ -120,6 +121,7 @@ class Learner:
         parts = batch.split(self.config.train.accumulate)
         metrics: dict[str, Tensor] = {}
         objective = encoder_loss if self.pretraining else flow_loss
+        begin_step()
         for part in parts:
             joining = nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.wrapped)
             with joining:

@@ -131,6 +131,9 @@ def add_cascade_arguments(
     parser.add_argument(
         "--told-sigma", type=float, help="what stages trained with augment.condition are told"
     )
+    parser.add_argument(
+        "--compile", action="store_true", help="let torch.compile make what each stage computes"
+    )
 
 
 def add_chunk_argument(parser: argparse.ArgumentParser) -> None:
@@ -170,7 +173,8 @@ def load_cascade(args: argparse.Namespace, dtype: str = "float32") -> Cascade:
     """The cascade the arguments name, on their device."""
     device = device_of(args)
     cascade = Cascade.load(find_model(args.run), stages_of(args), device, dtype, args.chunk)
-    return cascade if args.told_sigma is None else cascade.given_sigma(args.told_sigma)
+    cascade = cascade if args.told_sigma is None else cascade.given_sigma(args.told_sigma)
+    return cascade.compiled() if args.compile else cascade
 
 
 def device_of(args: argparse.Namespace) -> str | torch.device:
