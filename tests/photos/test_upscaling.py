@@ -15,7 +15,8 @@ from cascade.evaluation.image_metrics import bicubic, psnr_between
 from cascade.photos.photo import Photo
 from cascade.photos.tiling import Tiling, mirrored
 from cascade.photos.typicality import recorded_bpd, typicality
-from cascade.photos.upscaling import lowered, upscale
+from cascade.photos.fidelity import lowered
+from cascade.photos.upscaling import upscale
 from cascade.stage import load_stage
 from cascade.transforms.dequantise import centre, density_bpd
 from cascade.utils.seeds import generator
