@@ -24,7 +24,7 @@ from torch import Tensor
 from cascade import InputError
 from cascade.commands.shared import cli
 from cascade.figures.grid import save_grid
-from cascade.photos.canvas import Canvas
+from cascade.photos.canvas import Canvas, Pixels
 from cascade.photos.fidelity import cropped, cubic, cubic_psnr, image_psnr, low_psnr, lowered
 from cascade.photos.photo import FORMATS, Photo
 from cascade.photos.strips import Decode, Sample, TileDecoder
@@ -261,6 +261,6 @@ def save_sheet(low: Tensor, images: Sequence[Canvas], truth: Tensor | None, file
     places = torch.arange(top, top + tall) // factor
     repeated = low[:, places][:, :, torch.arange(left, left + wide) // factor]
     shown = [repeated, cubic(low, images[0], rows)[:, :, columns]]
-    others = [*images] if truth is None else [*images, truth]
+    others: list[Pixels] = [*images] if truth is None else [*images, truth]
     shown += [image[:, top : top + tall, columns] for image in others]
     save_grid(torch.stack(shown), file, len(shown))

@@ -23,7 +23,7 @@ from cascade.photos.strips import (
     strips,
     whole_strips,
 )
-from cascade.photos.tiling import TILING, Tiling
+from cascade.photos.tiling import TILING, Tiling, count_tiles
 from cascade.stage import Stage, load_stage, per_stage
 from cascade.transforms.dequantise import expand_bits, reduce_bits
 from stages import InputError
@@ -146,6 +146,7 @@ def enlarge(
     ]
     last = len(stages) - 1
     start = max((i for i, canvas in enumerate(canvases) if canvas.done), default=0)
+    advance(count_tiles(stages[:start], height, width, tiling))
     for i in range(start, len(stages)):
         image = canvases[i - 1] if i else reduce_bits(low, bits)
         done = whole_strips(stages[i], image, canvases[i], tiling)
