@@ -13,6 +13,17 @@ from cascade.commands.shared import cli
 from cascade.config import StageConfig, load_config
 from cascade.config.shipped import shipped_names
 
+COLUMNS = (
+    "weights, millions",
+    "batch",
+    "GFLOP: a step",
+    "a likelihood",
+    "a sample",
+    "operators",
+    "GB moved",
+    "GB held",
+)
+
 
 def report(config: StageConfig) -> dict[str, Any]:
     """Print what a stage costs; gives the same figures for JSON."""
@@ -25,16 +36,13 @@ def report(config: StageConfig) -> dict[str, Any]:
 def overview() -> list[dict[str, Any]]:
     """Print a row of Markdown for every shipped configuration; gives the same figures for JSON."""
     machines = (this_core(), *GPUS)
-    names = ["weights", "batch", "GFLOP a step", "of a likelihood", "of a sample", "GB moved"]
-    names += ["operators", "GB of memory", "ms on a core", "hours"]
-    names += [f"{name} on {m.name}" for m in GPUS for name in ("ms", "hours")]
-    cli.say("| | " + " | ".join(names) + " |")
-    cli.say("|---" * (len(names) + 1) + "|")
+    cli.say(f"| {' | '.join(['', *COLUMNS, *(machine.name for machine in machines)])} |")
+    cli.say("|---" * (1 + len(COLUMNS) + len(machines)) + "|")
     results = []
     for name in shipped_names():
         if not name.startswith("tables/"):
             found = figures(cost(load_config(name)), machines)
-            cli.say(f"| `{name}` | " + " | ".join(cells(found)) + " |")
+            cli.say(f"| `{name}` | {' | '.join(cells(found, machines))} |")
             results.append({"config": name, **found})
     return results
 
@@ -96,19 +104,18 @@ def figures(counted: Cost, machines: Sequence[Machine]) -> dict[str, Any]:
     return result
 
 
-def cells(found: dict[str, Any]) -> list[str]:
-    """A row of the overview."""
-    sample, giga = found["sample_flops"], 1e9
-    result = [f"{found['weights']:,}", f"{found['batch']}", f"{found['step_flops'] / giga:,.2f}"]
-    result += [f"{found['likelihood_flops'] / giga:,.3f}"]
-    result += ["" if sample is None else f"{sample / giga:,.3f}"]
-    result += [f"{found['step_bytes'] / giga:,.2f}", f"{found['step_operators']:,}"]
-    result += [f"{found['memory'] / giga:,.2f}"]
-    for name in ("this core", *(machine.name for machine in GPUS)):
-        seconds = found["machines"].get(name)
-        result += (
-            [f"{1000 * seconds['step']:,.1f}", f"{seconds['training'] / 3600:,.2f}"]
-            if (seconds)
-            else ["", ""]
-        )
+def cells(found: dict[str, Any], machines: Sequence[Machine]) -> list[str]:
+    """A row of the overview: those of `COLUMNS`, then milliseconds a step and hours on machines."""
+    flops = (found["step_flops"], found["likelihood_flops"], found["sample_flops"])
+    result = [f"{found['weights'] / 1e6:,.2f}", f"{found['batch']}"]
+    result += ["" if count is None else f"{count / 1e9:,.3g}" for count in flops]
+    result += [f"{found['step_operators']:,}", f"{found['step_bytes'] / 1e9:,.3g}"]
+    result += [f"{found['memory'] / 1e9:,.3g}"]
+    for machine in machines:
+        seconds = found["machines"].get(machine.name)
+        result += [f"{1000 * seconds['step']:,.0f}; {hours(seconds)}" if seconds else ""]
     return result
+
+
+def hours(seconds: dict[str, float]) -> str:
+    return f"{seconds['training'] / 3600:,.3g}"
