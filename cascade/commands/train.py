@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from cascade.building import build
-from cascade.commands.shared import cli, processes, train_all
+from cascade.commands.shared import cli, costs, processes, train_all
 from cascade.config import StageConfig, load_config
 from cascade.manifest import register
 from cascade.training.trainer import Trainer
@@ -38,12 +38,16 @@ def main() -> None:
         result = train_all.jobs(args.all, [args.config, *args.overrides] if args.config else [])
         train_all.show(result) if args.dry_run else train_all.train(result)
         return
-    config = load_config(args.config, args.overrides)
     cli.check_outputs([args.json], force=True)  # here --force is about the stage
+    if not args.config:
+        finish(costs.overview(), args.json)
+        return
+    config = load_config(args.config, args.overrides)
     if args.json and Path(args.json).resolve() == Path(config.out).resolve():
         raise InputError(f"--json {args.json} is the stage's folder: give it a name of its own")
     if args.dry_run:
         cli.say(description(config))
+        finish(costs.report(config), args.json)
         return
     count = processes_of(args, config)
     processes.run(count, partial(train, config, args))
@@ -96,25 +100,33 @@ def train(config: StageConfig, args: argparse.Namespace) -> None:
     if trainer.progress.skipped:
         skipped = f"{trainer.progress.skipped} of {trainer.step} steps were skipped as not finite"
         cli.say(f"note: {skipped}; {trainer.out}/metrics.jsonl says which")
-    if args.json:
-        cli.write_json({"out": config.out, "finished": finished, **last}, args.json)
+    finish({"out": config.out, "finished": finished, **last}, args.json)
     if finished:
         cli.say(register(trainer.out))
     else:
         cli.say(f"stopped at step {trainer.step}; the same command continues")
 
 
+def finish(result: object, file: str | None) -> None:
+    """Write figures to the file that --json names, if it does."""
+    if file:
+        cli.write_json(result, file)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", nargs="?", help="YAML file of the stage")
     parser.add_argument("overrides", nargs="*", help="settings to change, as key=value")
-    parser.add_argument("--dry-run", action="store_true", help="describe, do not train")
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="do not train: say what a stage is and costs, or what all shipped ones cost",
+    )  # fmt: skip
     processes.add_argument(parser)
     parser.add_argument("--force", action="store_true", help="train a stage from the start")
     parser.add_argument("--json", help="also write the last figures to this file")
     parser.add_argument("--all", metavar="FOLDER", help="train every stage of a folder of configs")
     args = parser.parse_intermixed_args()
-    if not args.config and not args.all:
+    if not (args.config or args.all or args.dry_run):
         parser.error("give a stage's YAML file, or --all FOLDER")
     if args.all and (args.force or args.json):
         parser.error("--force and --json are for one stage")

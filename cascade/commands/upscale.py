@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
-from rich.progress import Progress
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
 from cascade import InputError
 from cascade.commands.shared import cli
-from cascade.evaluation.image_metrics import bicubic, psnr_between
 from cascade.figures.grid import save_grid
 from cascade.labels import label_named
-from cascade.photos.photo import Photo
+from cascade.photos.canvas import Canvas, Pixels
+from cascade.photos.fidelity import cropped, cubic, cubic_psnr, image_psnr, low_psnr, lowered
+from cascade.photos.photo import FORMATS, Photo
+from cascade.photos.strips import Decode, Sample, TileDecoder
 from cascade.photos.tiling import TILING, Tiling, count_tiles
 from cascade.photos.typicality import recorded_bpd, typicality
-from cascade.photos.upscaling import (
-    check,
-    cropped,
-    doubler_folders,
-    load_doublers,
-    low_psnr,
-    lowered,
-    upscale,
-)
+from cascade.photos.upscaling import check, doubler_folders, enlarge, load_decoder, load_doublers
+from cascade.photos.work_folder import interrupted, work_folder
 from cascade.pretrained import find_model
 from cascade.stage import Stage, per_stage
+from cascade.utils.seeds import image_digest
+from cascade.utils.workers import Workers, ending_on_sigterm, usual_processes
 
 MOST = 10_000  # samples of a photo
-BYTES = 8  # held of a sample's pixel, at most: twice three values, and what is being written
+WHILE_WRITTEN = 24  # bytes that Pillow holds of a pixel, at most
+WORTH_A_PROCESS = 8  # tiles: what one takes to begin is lost on fewer
 SHOWN = 128  # side of what a sheet shows of each image
 
 
@@ -44,9 +51,12 @@ def main() -> None:
     folders = doubler_folders(find_model(args.run), args.factor, cli.stages_of(args))
     check_cost(photo, args)
     stem = f"{Path(args.photo).stem}-x{args.factor}"
-    files = [str(Path(args.out) / f"{stem}-{i}.png") for i in range(args.num)]
-    cli.check_outputs([*files, args.sheet, args.json], args.force)
-    stages = load_doublers(folders, cli.device_of(args))
+    files = [str(Path(args.out) / f"{stem}-{i}.{args.format}") for i in range(args.num)]
+    work = Path(args.out) / f"{stem}.part"
+    resuming = args.resume and interrupted(work)
+    cli.check_outputs([*files, args.sheet, args.json], args.force or resuming)
+    device = cli.device_of(args)
+    stages = load_doublers(folders, device)
     if args.halve:
         truth = cropped(photo.pixels(stages[0].shape[0]), args.factor)
         photo = Photo.of(lowered(stages, truth))
@@ -54,16 +64,32 @@ def main() -> None:
     tiling = Tiling(args.tile, args.overlap)
     label = None if args.label is None else label_of(stages, args.label)
     check(stages, low, label, tiling)
-    per_stage(scale, len(stages))
+    temperatures = per_stage(scale, len(stages))
     judged = judge(stages[0], folders[0], low, label)
+    settings = {
+        "photo": image_digest(low),
+        "stages": [stage.digest for stage in stages],
+        "device": str(device),
+        "seed": args.seed,
+        "temperature": temperatures,
+        "label": label,
+        "tile": args.tile,
+        "overlap": args.overlap,
+    }
+    samples = [Sample(args.seed, i, temperatures, label) for i in range(args.num)]
     started = time.perf_counter()
-    with Progress(console=cli.console, transient=True) as bar:
-        total = args.num * count_tiles(stages, low.shape[1], low.shape[2], tiling)
-        task = bar.add_task("enlarging", total=total)
-        images = upscale(
-            stages, low, args.num, scale, args.seed, label, tiling,
-            partial(bar.advance, task),
-        )  # fmt: skip
+    with (
+        ending_on_sigterm(),
+        saying_what_is_kept(work),
+        work_folder(work, settings, args.resume, args.force),
+    ):
+        images = draw(args, folders, stages, low, samples, tiling, work)
+        seconds = time.perf_counter() - started
+        measured = measure(stages, low, images, truth)
+        for image, file in zip(images, files, strict=True):
+            photo.enlarged(image).save(file)
+        if args.sheet:
+            save_sheet(low, images, truth, args.sheet)
     result = {
         "run": args.run,
         "stages": [stage.name for stage in stages],
@@ -73,17 +99,29 @@ def main() -> None:
         "temperature": scale,
         "tile": args.tile,
         "overlap": args.overlap,
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds,
         **judged,
-        **measure(stages, low, images, truth),
+        **measured,
     }
-    for image, file in zip(images, files, strict=True):
-        photo.enlarged(image).save(file)
-    if args.sheet:
-        save_sheet(low, images, truth, args.sheet)
     if args.json:
         cli.write_json(result, args.json)
     show(result, files)
+
+
+def draw(
+    args: argparse.Namespace,
+    folders: Sequence[Path],
+    stages: Sequence[Stage],
+    low: Tensor,
+    samples: Sequence[Sample],
+    tiling: Tiling,
+    work: Path,
+) -> list[Canvas]:
+    """Every sample, one after the other, as a file of the work folder."""
+    total = len(samples) * count_tiles(stages, low.shape[1], low.shape[2], tiling)
+    with decoder(args, folders, stages, total) as decode, progress_bar() as bar:
+        advance = partial(bar.advance, bar.add_task("", total=total))
+        return [enlarge(stages, low, sample, work, tiling, decode, advance) for sample in samples]
 
 
 def parse() -> argparse.Namespace:
@@ -99,20 +137,81 @@ def parse() -> argparse.Namespace:
         "--overlap", type=int, default=TILING.overlap, help="what a tile sees beyond its sides"
     )
     parser.add_argument(
+        "--processes", type=cli.positive,
+        help="that share the tiles; one for each core unless CSRFLOW_PROCESSES says otherwise, one "
+        "on a GPU",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume", action="store_true", help="continue a run that was interrupted, if there is one"
+    )
+    parser.add_argument(
         "--halve", action="store_true", help="enlarge the photo's halved copy, and compare"
     )
     parser.add_argument("--sheet", help="also draw a detail of everything, side by side")
     parser.add_argument("--out", default="out", help="folder to write to")
+    parser.add_argument("--format", choices=list(FORMATS), default="png", help="of the files")
     return parser.parse_args()
 
 
 def check_cost(photo: Photo, args: argparse.Namespace) -> None:
-    """Raise `InputError` for more samples than can be held, before any of them is made."""
+    """Raise `InputError` for what cannot be held or written, before any of it is made."""
     if args.num > MOST:
         raise InputError(f"--num is at most {MOST:,} samples of a photo, got {args.num:,}")
-    height, width = photo.size
-    pixels = height * width * (1 if args.halve else args.factor**2)
-    cli.check_memory(BYTES * args.num * pixels, f"{args.num:,} samples of {pixels:,} pixels")
+    sides = [side * (1 if args.halve else args.factor) for side in photo.size]
+    if max(sides) > FORMATS[args.format].longest:
+        raise InputError(
+            f"a {args.format} file is at most {FORMATS[args.format].longest:,} pixels long, this "
+            f"one would be {max(sides):,}: choose another --format"
+        )
+    pixels = sides[0] * sides[1]
+    cli.check_memory(WHILE_WRITTEN * pixels, f"{pixels:,} pixels", "lower --factor")
+    out = Path(args.out).absolute()
+    free = psutil.disk_usage(str(next(p for p in (out, *out.parents) if p.exists()))).free
+    needed = 2 * args.num * len(photo.picture.getbands()) * pixels  # as values, and as files
+    if needed > free:
+        raise InputError(
+            f"{args.num:,} samples of {pixels:,} pixels take up to {needed / 2**30:,.0f} GiB in "
+            f"{args.out}, {free / 2**30:,.0f} GiB are free: lower --num"
+        )
+
+
+@contextmanager
+def saying_what_is_kept(work: Path) -> Iterator[None]:
+    """Where an interruption leaves something to continue from, say so."""
+    try:
+        yield
+    except BaseException:
+        if interrupted(work):
+            cli.say(f"note: {work} keeps what is done; the same command with --resume continues")
+        raise
+
+
+@contextmanager
+def decoder(
+    args: argparse.Namespace, folders: Sequence[Path], stages: Sequence[Stage], tiles: int
+) -> Iterator[Decode]:
+    """What makes tiles: this process, or several others."""
+    device = next(stages[0].flow.parameters()).device.type
+    usual = min(usual_processes(), tiles // WORTH_A_PROCESS) if device == "cpu" else 1
+    count = args.processes or max(1, usual)
+    if count == 1:
+        yield TileDecoder(stages).map
+        return
+    with Workers(count, load_decoder, folders, device) as workers:
+        yield workers.map
+
+
+def progress_bar() -> Progress:
+    return Progress(
+        TextColumn("enlarging"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tiles,"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=cli.console,
+        transient=True,
+    )
 
 
 def label_of(stages: list[Stage], text: str) -> int:
@@ -145,13 +244,13 @@ def judge(stage: Stage, folder: Path, low: Tensor, label: int | None) -> dict[st
 
 
 def measure(
-    stages: list[Stage], low: Tensor, images: Tensor, truth: Tensor | None
+    stages: list[Stage], low: Tensor, images: Sequence[Canvas], truth: Tensor | None
 ) -> dict[str, Any]:
     """How well each sample halves to the low image, and how near it is to the true one."""
     result: dict[str, Any] = {"lr_psnr": [low_psnr(stages, image, low) for image in images]}
     if truth is not None:
-        result["psnr"] = [psnr_between(image, truth) for image in images]
-        result["cubic_psnr"] = psnr_between(bicubic(low, truth.shape[1] // low.shape[1]), truth)
+        result["psnr"] = [image_psnr(image, truth) for image in images]
+        result["cubic_psnr"] = cubic_psnr(low, truth)
     return result
 
 
@@ -164,12 +263,15 @@ def show(result: dict[str, Any], files: list[str]) -> None:
     cli.say(f"{result['seconds']:.1f} s for {len(files)} samples")
 
 
-def save_sheet(low: Tensor, images: Tensor, truth: Tensor | None, file: str) -> None:
+def save_sheet(low: Tensor, images: Sequence[Canvas], truth: Tensor | None, file: str) -> None:
     """The middle of the low image, of its cubic interpolation, the samples, and the true image."""
-    factor = images.shape[2] // low.shape[1]
-    repeated = low.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-    shown: Any = [repeated, bicubic(low, factor), *images]
-    shown = torch.stack(shown if truth is None else [*shown, truth])
-    tall, wide = (min(SHOWN, side) for side in shown.shape[2:])
-    top, left = (shown.shape[2] - tall) // 2, (shown.shape[3] - wide) // 2
-    save_grid(shown[:, :, top : top + tall, left : left + wide], file, len(shown))
+    height, width = images[0].shape[1:]
+    factor, tall, wide = height // low.shape[1], min(SHOWN, height), min(SHOWN, width)
+    top, left = (height - tall) // 2, (width - wide) // 2
+    rows, columns = range(top, top + tall), slice(left, left + wide)
+    places = torch.arange(top, top + tall) // factor
+    repeated = low[:, places][:, :, torch.arange(left, left + wide) // factor]
+    shown = [repeated, cubic(low, images[0], rows)[:, :, columns]]
+    others: list[Pixels] = [*images] if truth is None else [*images, truth]
+    shown += [image[:, top : top + tall, columns] for image in others]
+    save_grid(torch.stack(shown), file, len(shown))

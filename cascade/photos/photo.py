@@ -13,6 +13,7 @@ from PIL.ExifTags import Base
 from torch import Tensor
 
 from cascade.data.decoding import UNREADABLE, upright
+from cascade.photos.canvas import Pixels, spans
 from cascade.utils.files import whole
 from stages import InputError
 
@@ -25,6 +26,21 @@ PROFILED = {
     "RGB",
     "RGBA",
 }  # modes a profile stays true of
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a kind of file is written, without loss, and its longest side in pixels."""
+
+    longest: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+FORMATS = {
+    "png": Format(2**31 - 1),
+    "tiff": Format(2**31 - 1, {"compression": "tiff_deflate"}),
+    "webp": Format(2**14 - 1, {"lossless": True}),
+}
 
 
 @dataclass
@@ -62,31 +78,41 @@ class Photo:
         seen = np.array(self.picture.convert("L" if channels == 1 else "RGB"))
         return torch.from_numpy(seen).reshape(*self.size, channels).permute(2, 0, 1)
 
-    def enlarged(self, pixels: Tensor) -> Photo:
+    def enlarged(self, pixels: Pixels) -> Photo:
         """This photo with the ``pixels`` uint8 (C, H, W) that a stage made of its own.
 
         What the stage does not see is enlarged by cubic interpolation: alpha, and the colours
-        beside the luma of a stage of one channel.
+        beside the luma of a stage of one channel. Pillow holds 4 bytes a pixel of a colour
+        picture, 1 of a grey one: once of what the stage sees, once more with alpha, and four times
+        where colours are put beside luma.
         """
         made, mode = _image(pixels), self.picture.mode
-        rest = self.picture.resize(made.size, Image.Resampling.BICUBIC)
         if made.mode == "L" and mode.startswith("RGB"):
+            rest = self.picture.resize(made.size, Image.Resampling.BICUBIC)
             _, *chroma = rest.convert("YCbCr").split()
             made = Image.merge("YCbCr", [made, *chroma])
-        made = made.convert(mode.removesuffix("A"))
+        if made.mode != mode.removesuffix("A"):
+            made = made.convert(mode.removesuffix("A"))
         if mode.endswith("A"):
-            made.putalpha(rest.getchannel("A"))
+            alpha = self.picture.getchannel("A")
+            made.putalpha(alpha.resize(made.size, Image.Resampling.BICUBIC))
         return Photo(made, self.kept)
 
     def save(self, file: str | Path) -> None:
-        """Write the photo, whole or not at all."""
+        """Write the photo, whole or not at all, as one of `FORMATS`."""
+        options = FORMATS[Path(file).suffix[1:]].options
         with whole(file) as aside:
-            self.picture.save(aside, **self.kept)
+            self.picture.save(aside, **options, **self.kept)
 
 
-def _image(pixels: Tensor) -> Image.Image:
-    values = pixels.permute(1, 2, 0).numpy()
-    return Image.fromarray(np.ascontiguousarray(values.squeeze(2) if len(pixels) == 1 else values))
+def _image(pixels: Pixels) -> Image.Image:
+    channels, height, width = pixels.shape
+    picture = Image.new("L" if channels == 1 else "RGB", (width, height))
+    for rows in spans(height):
+        values = pixels[:, rows.start : rows.stop].permute(1, 2, 0).numpy()
+        values = values.squeeze(2) if channels == 1 else values
+        picture.paste(Image.fromarray(np.ascontiguousarray(values)), (0, rows.start))
+    return picture
 
 
 def _mode(image: Image.Image) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cascade.photos.strips import labels_of
 from cascade.photos.tiling import unit
-from cascade.photos.upscaling import labels_of
 from cascade.stage import Stage
 from cascade.training.metrics_log import read_metrics
 from cascade.transforms.dequantise import density_bpd, reduce_bits

@@ -13,13 +13,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cascade.evaluation.image_metrics import psnr_between
 from cascade.manifest import stage_folders
-from cascade.photos.tiling import TILING, Tiling, mirrored, tiles_of
+from cascade.photos.canvas import Canvas
+from cascade.photos.strips import (
+    Decode,
+    Sample,
+    TileDecoder,
+    labels_of,
+    strips,
+    whole_strips,
+)
+from cascade.photos.tiling import TILING, Tiling, count_tiles
 from cascade.stage import Stage, load_stage, per_stage
 from cascade.transforms.dequantise import expand_bits, reduce_bits
-from cascade.transforms.pyramid import pyramid
-from cascade.utils.seeds import noise_window
 from stages import InputError
 
 
@@ -51,7 +57,7 @@ def load_doublers(folders: Sequence[Path], device: str | torch.device = "cpu") -
     Unlike a cascade's they are not held to sizes: a stage doubles images of any. Raises
     `InputError` where one is no SRFlow, or they differ in channels, bits or pyramid.
     """
-    stages = [load_stage(folder, device).replace(chunk=1) for folder in folders]
+    stages = [load_stage(folder, device) for folder in folders]
     for stage in stages:
         if not stage.config.upsamples:
             raise InputError(f"{stage.name} is a Glow: it draws images, and cannot enlarge any")
@@ -62,6 +68,11 @@ def load_doublers(folders: Sequence[Path], device: str | torch.device = "cpu") -
                     f"{stages[0].name} has {key}={one}, but {stage.name} has {key}={two}"
                 )
     return stages
+
+
+def load_decoder(folders: Sequence[Path], device: str) -> TileDecoder:
+    """What makes tiles with the stages of these folders, in another process."""
+    return TileDecoder(load_doublers(folders, device))
 
 
 def check(stages: Sequence[Stage], low: Tensor, label: int | None, tiling: Tiling) -> None:
@@ -79,7 +90,6 @@ def check(stages: Sequence[Stage], low: Tensor, label: int | None, tiling: Tilin
         tiling.check(stage, 2**i * max(low.shape[1:]))
 
 
-@torch.no_grad()
 def upscale(
     stages: Sequence[Stage],
     low: Tensor,
@@ -96,94 +106,52 @@ def upscale(
     image, seed, its number, label, temperature and tiling; the noise on seed, number and position
     alone. One sample is made after the other, ``advance`` is told of every tile; there are
     ``num`` · `count_tiles`. Raises `InputError` for images and options that the stages do not take,
-    and where a sample is not finite.
+    and where a sample is not finite. `enlarge` makes a sample on disk.
     """
     temperatures = per_stage(temperature, len(stages))
     bits = stages[0].config.data.bits
     if num < 1:
         raise InputError(f"draw at least one sample, not {num}")
     check(stages, low, label, tiling)
-    samples = []
+    decode, samples = TileDecoder(stages).map, []
     for number in range(num):
-        image = reduce_bits(low, bits)
-        for i, (stage, scale) in enumerate(zip(stages, temperatures, strict=True)):
-            image = _doubled(stage, image, (seed, i, number), scale, label, tiling, advance)
+        image, sample = reduce_bits(low, bits), Sample(seed, number, temperatures, label)
+        for i in range(len(stages)):
+            made = strips(stages, i, image, sample, tiling, decode, advance=advance)
+            image = torch.cat(list(made), dim=1)
         samples.append(expand_bits(image, bits))
     return torch.stack(samples)
 
 
-def _doubled(
-    stage: Stage,
+def enlarge(
+    stages: Sequence[Stage],
     low: Tensor,
-    key: tuple[int, ...],
-    temperature: float,
-    label: int | None,
+    sample: Sample,
+    folder: Path,
     tiling: Tiling,
-    advance: Callable[[int], None],
-) -> Tensor:
-    """A low image (C, h, w) at twice its size, integers of the stage's bits."""
-    channels, *size = low.shape
-    margin = tiling.overlap // 2
-    tiles, tall, wide = tiles_of(stage, size, tiling)
-    doubled = low.new_empty(channels, 2 * size[0], 2 * size[1])
-    for top, left in tiles:
-        rows = range(top - margin, top + tall + margin)
-        columns = range(left - margin, left + wide + margin)
-        seen = low[:, mirrored(rows, size[0])][:, :, mirrored(columns, size[1])]
-        noise = temperature * _noise(stage, rows, columns, key)
-        made = _decoded(stage, noise[None], seen[None], label)[0]
-        place = doubled[:, 2 * top : 2 * (top + tall), 2 * left : 2 * (left + wide)]
-        inner = made[:, tiling.overlap :, tiling.overlap :]
-        place.copy_(inner[:, : place.shape[1], : place.shape[2]])
-        advance(1)
-    return doubled
+    decode: Decode,
+    advance: Callable[[int], None] = lambda tiles: None,
+) -> Canvas:
+    """One sample of `upscale` as a file of ``folder``, made as far as it is not there already.
 
-
-def _noise(stage: Stage, rows: range, columns: range, key: tuple[int, ...]) -> Tensor:
-    """The window of a sample's field that belongs to these rows and columns of the low image."""
-    channels, side, _ = stage.flow.shape
-    scale = 2 * side // stage.shape[1]  # 2, or 1 for details
-    spans = [range(scale * span.start, scale * span.stop) for span in (rows, columns)]
-    return noise_window(channels, *spans, *key)
-
-
-def _decoded(stage: Stage, noise: Tensor, low: Tensor, label: int | None) -> Tensor:
-    labels = labels_of(stage, label, len(noise))
-    y = stage.run(stage.flow.sample, noise, low, labels)
-    if not y.isfinite().all():
-        raise InputError(f"{stage.name} gave values that are not finite; lower the temperature")
-    return stage.coding.image(y, low)[0]
-
-
-def labels_of(stage: Stage, label: int | None, count: int) -> Tensor | None:
-    """One label for ``count`` images, None where the stage uses none; `InputError` if it lacks."""
-    if not stage.classes:
-        return None
-    if label is None or not 0 <= label < stage.classes:
-        raise InputError(f"{stage.name} is class-conditional: give a label 0..{stage.classes - 1}")
-    return torch.full((count,), label)
-
-
-def lowered(stages: Sequence[Stage], images: Tensor) -> Tensor:
-    """8-bit images (…, H, W) halved as often as there are stages, by the stages' own pyramid."""
-    config = stages[0].config
-    bits = config.data.bits
-    reduced = reduce_bits(images, bits)
-    return expand_bits(pyramid(reduced, len(stages) + 1, bits, config.model.pyramid)[0], bits)
-
-
-def low_psnr(stages: Sequence[Stage], image: Tensor, low: Tensor) -> float:
-    """LR-PSNR in dB: that of the halved image against the low one, in the stages' bits."""
+    At no time more than a strip of tiles is held, of each of the tasks under way; images between
+    two stages are files as well, and go when the next one is there. ``decode`` runs what of
+    `TileDecoder` a tile takes, in other processes maybe.
+    """
     bits = stages[0].config.data.bits
-    return psnr_between(lowered(stages, image), expand_bits(reduce_bits(low, bits), bits))
-
-
-def cropped(image: Tensor, factor: int) -> Tensor:
-    """An image (…, H, W) without the last rows and columns that a whole factor leaves over."""
-    tall, wide = (side // factor * factor for side in image.shape[-2:])
-    if not tall or not wide:
-        raise InputError(
-            f"an image of {image.shape[-2]}x{image.shape[-1]} is too small for one {factor} times "
-            "smaller"
-        )
-    return image[..., :tall, :wide]
+    channels, height, width = low.shape
+    canvases = [
+        Canvas(folder / f"{sample.number}-{i}", (channels, height << i + 1, width << i + 1))
+        for i in range(len(stages))
+    ]
+    last = len(stages) - 1
+    start = max((i for i, canvas in enumerate(canvases) if canvas.done), default=0)
+    advance(count_tiles(stages[:start], height, width, tiling))
+    for i in range(start, len(stages)):
+        image = canvases[i - 1] if i else reduce_bits(low, bits)
+        done = whole_strips(stages[i], image, canvases[i], tiling)
+        for strip in strips(stages, i, image, sample, tiling, decode, done, advance):
+            canvases[i].append(expand_bits(strip, bits) if i == last else strip)
+        if i:
+            canvases[i - 1].file.unlink(missing_ok=True)
+    return canvases[last]

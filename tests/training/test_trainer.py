@@ -231,8 +231,9 @@ def test_every_configuration_is_careful(file):
     assert config.train.resume == "auto" and config.train.ema > 0
 
 
-@pytest.mark.parametrize("stage", ["cifar10/srf32", "cifar10/glow32", "mnist5k/glow8"])
+@pytest.mark.parametrize("stage", ["celeba/srf64", "cifar10/glow32"])
 def test_dry_run(stage):
-    done = run_tool("train", f"configs/{stage}.yaml", "--dry-run")
+    few = ["model.steps=2", "model.encoder_blocks=1"][: 1 + ("srf" in stage)]
+    done = run_tool("train", f"configs/{stage}.yaml", *few, "--dry-run")
     assert done.returncode == 0
     assert "parameters" in done.stdout and "level" in done.stdout

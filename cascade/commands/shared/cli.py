@@ -239,13 +239,13 @@ def check_outputs(files: Sequence[str | None], force: bool) -> None:
         check_writable(file)
 
 
-def check_memory(needed: int, what: str) -> None:
+def check_memory(needed: int, what: str, advice: str = "lower --num") -> None:
     """Raise `InputError` where what is to be held takes more bytes than this machine has free."""
     free = psutil.virtual_memory().available
     if needed > free:
         raise InputError(
             f"{what} take {needed / 2**30:,.0f} GiB of memory, {free / 2**30:,.0f} GiB are free: "
-            "lower --num"
+            + advice
         )
 
 
