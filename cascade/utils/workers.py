@@ -35,9 +35,9 @@ def usual_processes() -> int:
     Raises `InputError` where the variable is no whole number above 0.
     """
     named = os.environ.get(PROCESSES)
-    if named is None:
+    if not named:
         return usable_cores()
-    if not named.isdecimal() or int(named) < 1:
+    if not (named.isascii() and named.isdigit()) or int(named) < 1:
         raise InputError(f"{PROCESSES} is a whole number above 0, got {named!r}")
     return int(named)
 

@@ -27,6 +27,7 @@ from cascade.commands.shared.interrupt import INTERRUPTED
 from cascade.pretrained import find_model
 from cascade.utils.chunks import CHUNK, LARGE
 from cascade.utils.files import check_writable, finite, whole
+from cascade.utils.workers import usable_cores
 from stages import InputWarning, ReportedElsewhere
 
 RUN = "folder of a cascade or of one stage, or a model's name, or a hub's owner/repository"
@@ -88,16 +89,10 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    linux = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
-
-
 def use_all_cores() -> None:
     """Share this machine's cores among its processes: launchers set one thread a process."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(max(1, cores() // processes))
+    torch.set_num_threads(max(1, usable_cores() // processes))
 
 
 def process_state(device: str | torch.device) -> PartialState:
@@ -115,7 +110,7 @@ def use_one_core(device: str | torch.device) -> None:
 def all_cores() -> Iterator[None]:
     """What is done inside has all cores, however many processes share them."""
     before = torch.get_num_threads()
-    torch.set_num_threads(cores())
+    torch.set_num_threads(usable_cores())
     try:
         yield
     finally:

@@ -22,9 +22,9 @@ import torch
 from cascade.commands.shared import cli
 from cascade.training.signals import launched
 from cascade.utils.processes import lost_a_process
+from cascade.utils.workers import usual_processes
 from stages import InputError
 
-VARIABLE = "CSRFLOW_PROCESSES"  # in place of --processes where that is not given
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 LOST = 3  # the exit code of a process that another one has left
 GRACE = 2, 30  # seconds after a process has failed: the others are asked to end, and are ended
@@ -44,7 +44,7 @@ def wanted(args: argparse.Namespace, device: str | torch.device) -> int:
     Just one on a GPU, beneath a launcher, and where processes cannot be forked from one. Raises
     `InputError` where it was told more there.
     """
-    told = args.processes or _of_environment()
+    count = args.processes or usual_processes()
     reason = None
     if launched():
         reason = "a launcher has started this command: give it the number of processes"
@@ -54,14 +54,7 @@ def wanted(args: argparse.Namespace, device: str | torch.device) -> int:
         reason = "only Linux can: torchrun --nproc_per_node N starts processes elsewhere"
     if reason and (args.processes or 1) > 1:
         raise InputError(f"--processes {args.processes}, but {reason}")
-    return 1 if reason else told or cli.cores()
-
-
-def _of_environment() -> int | None:
-    text = os.environ.get(VARIABLE)
-    if text and not (text.isascii() and text.isdigit() and int(text)):
-        raise InputError(f"{VARIABLE} is a whole number above 0, got {text!r}")
-    return int(text) if text else None
+    return 1 if reason else count
 
 
 def run(count: int, work: Callable[[], None]) -> None:
