@@ -195,7 +195,7 @@ def test_processes_of_the_environment(monkeypatch):
     assert workers.usual_processes() == 3
     monkeypatch.delenv(workers.PROCESSES)
     assert workers.usual_processes() == workers.usable_cores() >= 1
-    for wrong in ("0", "-1", "two", ""):
+    for wrong in ("0", "-1", "two", "٣"):
         monkeypatch.setenv(workers.PROCESSES, wrong)
         with pytest.raises(InputError, match="CSRFLOW_PROCESSES is a whole number above 0"):
             workers.usual_processes()
