@@ -319,6 +319,28 @@ def test_shard(fuzz, tmp_path):
     fuzz(read, whole | some.map(lambda new: zipped(**good | new)))
 
 
+def test_npy(fuzz):
+    images = np.random.default_rng(0).integers(0, 256, (24, 4, 4, 3), dtype=np.uint8)
+    np.save(good := BytesIO(), images)
+    other = ARRAYS.map(lambda array: (file := BytesIO(), np.save(file, array)) and file.getvalue())
+
+    def claiming(shape: list[int]) -> bytes:
+        fields = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
+        np.lib.format.write_array_header_1_0(file := BytesIO(), fields)
+        return file.getvalue() + images.tobytes()
+
+    shapes = st.lists(st.sampled_from([-24, -4, -1, 0, 1, 3, 4, 24, 2**62]), max_size=5)
+
+    def read(folder, content):
+        raw, split, resize = content
+        (folder / "a.npy").write_bytes(raw)
+        source = open_images(str(folder / "a.npy"), split, 3, resize)
+        source.read(torch.arange(len(source)))
+
+    raw = damaged(good.getvalue()) | other | shapes.map(claiming)
+    fuzz(read, st.tuples(raw, st.sampled_from(SPLITS), st.sampled_from([None, 1, 4])))
+
+
 def encoded(mode: str, kind: str, size: tuple[int, int] = (9, 6)) -> bytes:
     file = BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 4), dtype=np.uint8)

@@ -105,7 +105,7 @@ def _placed(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
 
 
 def _check_images(file: Path, shape: tuple[int, ...], dtype: np.dtype, channels: int) -> None:
-    if len(shape) not in (3, 4) or dtype != np.uint8 or not shape[0]:
+    if len(shape) not in (3, 4) or dtype != np.uint8 or not all(shape):
         raise InputError(
             f"{file}: images must be uint8 (N, H, W) or (N, H, W, C), got {dtype} {shape}"
         )

@@ -131,6 +131,6 @@ def _header(data: IO[bytes], name: str, size: int) -> Header:
     shape, fortran, dtype = read(data)
     columns = fortran and len(shape) > 1
     result = Header(shape, dtype, None if columns else data.tell(), columns)
-    if dtype.hasobject or result.bytes != size - data.tell():
+    if dtype.hasobject or min(shape, default=0) < 0 or result.bytes != size - data.tell():
         raise ValueError(f"{name} claims to hold {dtype} {shape}, which it does not")
     return result

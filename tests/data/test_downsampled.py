@@ -1,8 +1,11 @@
 """Both published versions of the small ImageNet are told apart, and say which they are."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, run_tool
 from PIL import Image
 
 from cascade.data.downsampled import version_of
@@ -100,3 +103,25 @@ def test_the_number_of_images_tells():
     assert "van den Oord" in version_of(1_281_149, (3, 64, 64))
     assert version_of(1_281_167, (3, 32, 32)).endswith("which of its versions is not known")
     assert version_of(1_281_149, (3, 64, 32)) == version_of(50_000, (3, 32, 32)) == ""
+
+
+def test_every_report_says_which(batches, tmp_path):
+    folder, out = batches[2], tmp_path / "run"
+    words = [f"data.name={folder}", f"out={out}", "data.size=8", "data.cache=null"]
+    words += ["train.steps=1", "train.batch_size=4", "model.levels=1", "model.steps=1"]
+    words += ["model.width=8", "train.init_images=8", "train.validate_images=4"]
+    file = ROOT / "configs/cifar10/glow16.yaml"
+    done = run_tool("train", file, *words, "data.version=another")
+    assert done.returncode == 2 and "leave data.version out" in done.stderr
+    assert run_tool("train", file, *words).returncode == 0
+    name = "ImageNet 8x8 of Chrabaszcz et al. (2017)"
+    assert name in (out / "README.md").read_text()
+    done = run_tool("likelihood", out, "--json", tmp_path / "a.json")
+    assert done.returncode == 0 and f"the images are {name}" in done.stdout, done.stderr
+    assert json.loads((tmp_path / "a.json").read_text())["data_version"] == name
+    np.savez(tmp_path / "own.npz", images=np.zeros((30, 8, 8, 3), np.uint8))
+    words[0], words[1] = f"data.name={tmp_path / 'own.npz'}", f"out={tmp_path / 'own'}"
+    stated = ["data.version=mine", "data.allow_overlap=true"]
+    assert run_tool("train", file, *words, *stated).returncode == 0
+    assert "; mine |" in (tmp_path / "own" / "README.md").read_text()
+    assert "the images are mine" in run_tool("likelihood", tmp_path / "own").stdout
