@@ -24,7 +24,13 @@ pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda")
 CPU = torch.device("cpu")
 STEPS = 3
-SMALL = ["model.steps=2", "model.levels=2", "model.width=32", "train.batch_size=4"]
+SMALL = [
+    "model.steps=2",
+    "model.levels=2",
+    "model.width=32",
+    "train.batch_size=4",
+    "train.lr=1.0e-4",
+]
 CONFIGS = {
     "glow": ("bench/glow32", ["data.size=16"]),
     "srflow": ("mnist5k/srf16", ["model.encoder_blocks=1"]),
