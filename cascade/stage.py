@@ -66,8 +66,8 @@ class Stage(nn.Module):
 
     def replace(self, **changes: object) -> Stage:
         """The same stage with some of its arguments changed; it shares the weights."""
-        names = ("name", "config", "flow", "record", "digest", "autocast", "chunk", "sigma")
-        names += ("compiling",)
+        names = ["name", "config", "flow", "record", "digest"]
+        names += ["autocast", "chunk", "sigma", "compiling"]
         return Stage(**{name: getattr(self, name) for name in names} | changes)
 
     def save(self, folder: Path) -> None:
@@ -143,13 +143,13 @@ class Stage(nn.Module):
         self, function: Callable[..., Tensor], device: torch.device
     ) -> Callable[..., Tensor]:
         """A method of the flow, compiled; any other function as it is."""
-        assert self.compiling is not None
-        if getattr(function, "__self__", None) is not self.flow:
+        owner: Any = getattr(function, "__self__", None)
+        name, options = getattr(function, "__name__", ""), self.compiling or {}
+        if owner is not self.flow:
             return function
-        prepare(self.flow)
-        name = function.__name__
+        prepare(owner)
         if name not in self._compiled:
-            self._compiled[name] = compiled(function, device, **self.compiling)
+            self._compiled[name] = compiled(function, device, **options)
         return self._compiled[name]
 
     def perturb(

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from stages.bijection import Bijection, Cond, Reconstruction, joined
 from stages.convolve import Layer, convolve
 
-
 Constants = tuple[Tensor, Tensor, Tensor]  # see `ActNormInv1x1.affine_constants`
 
 

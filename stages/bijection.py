@@ -73,7 +73,7 @@ class _Joined(torch.autograd.Function):
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """`torch.cat` of tensors of one shape, whose backward pass is one operator, not one for each."""
+    """`torch.cat` of tensors of one shape; the backward pass is one operator, not one for each."""
     if len(tensors) == 1:
         return tensors[0]
     return _Joined.apply(*tensors) if torch.is_grad_enabled() else torch.cat(list(tensors))

@@ -129,9 +129,7 @@ class Steps(WeightCache, Bijection):
     def constants(self, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         """`ActNormInv1x1.affine_constants` of all such parts, of which there are some."""
         layers = [self.parts[i] for i in self.linears]
-        return self.cached(
-            inverse, lambda: ActNormInv1x1.affine_constants(layers, inverse), layers
-        )
+        return self.cached(inverse, lambda: ActNormInv1x1.affine_constants(layers, inverse), layers)
 
     def _conditions(self, cond: Cond, x: Tensor, inverse: bool) -> list[Cond]:
         """The condition of each part, for images like x and one direction."""

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
 torch.set_num_threads(1)
 os.environ.setdefault("CSRFLOW_PROCESSES", "1")  # what tests start has one process, unless told
+collect_ignore = [] if torch.cuda.is_available() else ["gpu"]  # what only a GPU can run
 TINY = ["train.steps=40", "train.batch_size=16", "train.sample_every=40", "model.steps=1"]
 
 

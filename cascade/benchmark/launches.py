@@ -45,9 +45,7 @@ class Dispatched(TorchDispatchMode):
     def kernels(self) -> int:
         """Those that make a kernel run: neither views nor reads of single numbers."""
         idle = (func.is_view or func.name() in NO_KERNEL for func in self.calls)
-        return sum(
-            count for count, skip in zip(self.calls.values(), idle, strict=True) if not skip
-        )
+        return sum(count for count, skip in zip(self.calls.values(), idle, strict=True) if not skip)
 
 
 def of_a_step(config: StageConfig, device: torch.device, precision: str) -> dict[str, Dispatched]:

@@ -99,7 +99,7 @@ class Stored:
         self.parts, self.cache = tuple(parts), cache
         self.ends = torch.tensor([part.shape[0] for part in parts]).cumsum(0)
         self.rows: Tensor | None = None
-        self._files: dict[int, FileIO] = {}
+        self._files: dict[tuple[int, int], FileIO] = {}  # by process and part: forks share offsets
         self._contents: dict[int, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,9 +128,10 @@ class Stored:
         buffer = np.empty(self.parts[0].size, dtype=np.uint8)
         for place, (number, row) in enumerate(zip(*self._located(rows), strict=True)):
             part = self.parts[number]
-            if number not in self._files:
-                self._files[number] = part.open()
-            part.fill(self._files[number], row, buffer)
+            key = os.getpid(), number
+            if key not in self._files:
+                self._files[key] = part.open()
+            part.fill(self._files[key], row, buffer)
             result[place] = torch.from_numpy(part.images(buffer)[0])
         return result
 

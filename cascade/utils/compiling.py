@@ -1,4 +1,4 @@
-"""What is handed to `torch.compile`, and how: by CUDA graphs on a GPU, by plain kernels elsewhere."""
+"""How code is handed to `torch.compile`: with CUDA graphs on a GPU, without them elsewhere."""
 
 from __future__ import annotations
 

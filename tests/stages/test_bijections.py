@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 from stages.actnorm import ActNorm, ActNormInv1x1, DenseMatrix, LUMatrix, initialise
-from stages.bijection import Chain, Split, Squeeze, merge_latents, split_latents
+from stages.bijection import Chain, Split, Squeeze, joined, merge_latents, split_latents
 from stages.coupling import (
     AffineCoupling,
     AffineInjector,
@@ -316,6 +316,14 @@ def test_affine_constants_are_actnorm_then_1x1(matrix):
             if not inverse:
                 expected = torch.einsum("oi,bihw->bohw", layer.matrix.weight(), layer.norm(x))
                 torch.testing.assert_close(layer(x, cond)[0], expected, rtol=0, atol=1e-12)
+
+
+def test_what_is_joined_is_parted_again_in_the_backward_pass():
+    tensors = [torch.randn(2, 3, 1, 1, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    assert torch.equal(joined(tensors), torch.cat(tensors))
+    weight = torch.randn(6, 3, 1, 1, dtype=torch.float64)
+    check = (torch.autograd.gradcheck, torch.autograd.gradgradcheck)
+    assert all(c(lambda *t: (joined(t).sin() * weight).sum(), tensors) for c in check)
 
 
 def test_what_is_kept_in_evaluation_follows_the_weights():
