@@ -1,5 +1,6 @@
 """Images that stay in their files: the same as in memory, whatever their number and layout."""
 
+import multiprocessing
 import pickle
 
 import numpy as np
@@ -93,6 +94,25 @@ def test_several_are_one_list(pixels, tmp_path):
     assert_same(together([sources[0].subset(torch.arange(13)), sources[1]]), pixels)
     with pytest.raises(IndexError):
         sources[0].read(torch.tensor([13]))
+
+
+def test_forked_processes_read_at_once(pixels, tmp_path):
+    np.save(tmp_path / "a.npy", pixels)
+    source, whole = open_images(str(tmp_path / "a.npy"), "all"), torch.from_numpy(pixels)
+    source.read(torch.tensor([3]))  # the file is open before the fork
+
+    def check(first: int) -> None:
+        for place in range(first, first + 5000):
+            place = torch.tensor([place % 40])
+            assert torch.equal(source.read(place), whole[place].permute(0, 3, 1, 2))
+
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=check, args=(first,)) for first in (0, 20)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def test_a_file_that_changes_is_noticed(pixels, tmp_path):
