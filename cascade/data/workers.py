@@ -8,6 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any, TypeVar
@@ -62,20 +63,26 @@ def made_ahead(
             generator=torch.Generator(),  # in place of the global one, which it would draw from
         )
         results = iter(loader)
+    coming, lost = None, False
     try:
-        for result in results:
-            if isinstance(result, InputError):
-                raise result
-            yield result
+        with ThreadPoolExecutor(1) as pool:  # takes the next one in while a step runs
+            coming = pool.submit(next, results, None)
+            while (result := coming.result()) is not None:
+                coming = pool.submit(next, results, None)
+                if isinstance(result, InputError):
+                    raise result
+                yield result
     except (RuntimeError, *CUT_OFF) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
+        lost = True
+    finally:
+        del coming, results  # nothing holds the workers any more: they end
+    if lost:
         raise InputError(
             f"one of the {workers} processes that make batches was lost, perhaps to want of "
             "memory: lower train.workers; the same command continues"
-        ) from error
-    finally:
-        del results  # ends the workers
+        )
 
 
 class _Steps(Dataset):  # type: ignore[type-arg]
