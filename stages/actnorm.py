@@ -59,12 +59,11 @@ class ScaledConv(nn.Module, ABC):
     """
 
     conv: nn.Conv2d
+    rate = 1.0
 
     @abstractmethod
     def shift_and_log_scale(self) -> tuple[Tensor, Tensor]:
         """b and (log s) / ``rate``, each of as many values as there are output channels."""
-
-    rate = 1.0
 
     @staticmethod
     def fold(convs: Sequence[ScaledConv]) -> list[Layer]:

@@ -94,7 +94,8 @@ def of_a_stage(
 
     def differentiate() -> None:
         loss.train()
-        begin_step()
+        if config.train.compile:
+            begin_step(device)
         with mixed:
             nats, _ = (wrapped or loss)(given.x, given.low, given.label)
         (-nats.mean() / given.x[0].numel()).backward()

@@ -121,7 +121,8 @@ class Learner:
         parts = batch.split(self.config.train.accumulate)
         metrics: dict[str, Tensor] = {}
         objective = encoder_loss if self.pretraining else flow_loss
-        begin_step()
+        if self.config.train.compile:
+            begin_step(self.accelerator.device)
         for part in parts:
             joining = nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.wrapped)
             with joining:

@@ -15,12 +15,13 @@ def compile_options(device: torch.device) -> dict[str, Any]:
     return {"mode": mode, "dynamic": False}
 
 
-def begin_step() -> None:
+def begin_step(device: torch.device) -> None:
     """Say that what compiled code returned before is not needed any more: its memory is used again.
 
-    Needed before each training step, whose parts then keep one another's gradients.
+    Needed before each compiled training step, whose parts then keep one another's gradients.
     """
-    torch.compiler.cudagraph_mark_step_begin()
+    if device.type == "cuda":  # where there are CUDA graphs
+        torch.compiler.cudagraph_mark_step_begin()
 
 
 def compiled(
@@ -33,7 +34,7 @@ def compiled(
     run = torch.compile(function, **(compile_options(device) | options))
 
     def kept(*arguments: Any) -> Tensor:
-        begin_step()
+        begin_step(device)
         return run(*arguments).clone()
 
     return kept

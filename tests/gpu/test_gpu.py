@@ -63,7 +63,7 @@ def steps_of(
     x, low, label = (None if t is None else t.to(device) for t in vars(given).values())
     nats = []
     for _ in range(STEPS):
-        begin_step()
+        begin_step(device)
         with operations.autocast(device, precision):
             value, _ = loss(x, low, label)
         (-value.mean() / x[0].numel()).backward()

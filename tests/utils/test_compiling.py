@@ -53,16 +53,15 @@ def test_training_compiles_once_for_a_thousand_steps(few_digits, tmp_path):
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
 
 
-@pytest.mark.parametrize(("kind", "stages"), [(("bicubic", 10, 5), 2), (("mixture", 10, 5), 1)])
-def test_compiled_cascades_draw_and_score_as_they_did(kind, stages):
-    cascade = Cascade(random_cascade(*kind).stages[:stages])
+def test_a_compiled_cascade_draws_and_scores_as_it_did():
+    cascade = Cascade(random_cascade("bicubic", 10, 5).stages[:2])
     images = cascade.resize(random_images(3, 5))
     fast = cascade.compiled(backend="eager", mode=None)
     for seed in (0, 1):
         drawn, expected = (one.sample(18, seed=seed).int() for one in (fast, cascade))
         assert (drawn - expected).abs().max() <= 8  # a value of five bits
         torch.testing.assert_close(fast.log_prob(images), cascade.log_prob(images))
-    assert counters["stats"]["unique_graphs"] == 2 * stages and not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 4 and not counters["graph_break"]
     weights = cascade.stages[0].flow.parameters()
     with torch.no_grad():
         next(weight for weight in weights if weight.dim() == 2).mul_(1.1)  # what is kept follows
