@@ -21,6 +21,7 @@ from cascade.data import open_images
 ROOT = Path(__file__).parents[1]
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
 torch.set_num_threads(1)
+os.environ["CSRFLOW_PROCESSES"] = "1"  # a worker of the tests has one core
 TINY = ["train.steps=40", "train.batch_size=16", "train.sample_every=40", "model.steps=1"]
 
 
