@@ -36,7 +36,7 @@ from cascade.photos.work_folder import interrupted, work_folder
 from cascade.pretrained import find_model
 from cascade.stage import Stage, per_stage
 from cascade.utils.seeds import image_digest
-from cascade.utils.workers import Workers, ending_on_sigterm, usual_processes
+from cascade.utils.workers import Workers, ending_on_sigterm, one_thread, usual_processes
 
 MOST = 10_000  # samples of a photo
 WHILE_WRITTEN = 24  # bytes that Pillow holds of a pixel, at most
@@ -190,12 +190,13 @@ def saying_what_is_kept(work: Path) -> Iterator[None]:
 def decoder(
     args: argparse.Namespace, folders: Sequence[Path], stages: Sequence[Stage], tiles: int
 ) -> Iterator[Decode]:
-    """What makes tiles: this process, or several others."""
+    """What makes tiles: this process, or several others; each with one thread, to the same bits."""
     device = next(stages[0].flow.parameters()).device.type
     usual = min(usual_processes(), tiles // WORTH_A_PROCESS) if device == "cpu" else 1
     count = args.processes or max(1, usual)
     if count == 1:
-        yield TileDecoder(stages).map
+        with one_thread():
+            yield TileDecoder(stages).map
         return
     with Workers(count, load_decoder, folders, device) as workers:
         yield workers.map

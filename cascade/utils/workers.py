@@ -128,6 +128,17 @@ def _inheriting(handler: Any) -> Iterator[None]:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """As workers compute: with more threads the last bits of a sum are others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def ending_on_sigterm() -> Iterator[None]:
     """SIGTERM ends the program inside as `sys.exit` does, with all that ``finally`` promises."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))

@@ -79,7 +79,7 @@ def test_phases_and_parts():
     found = cost(replace(settings, train=train))
     assert [steps for steps, _ in found.phases] == [30, 20, 80]
     encoder, frozen, whole = (work(6) for _, work in found.phases)
-    assert 0 < encoder.flops and 0 < frozen.flops < whole.flops
+    assert encoder.flops > 0 and 0 < frozen.flops < whole.flops
     assert whole.flops == pytest.approx(usual.step.flops, rel=0.05)
     assert whole.launches == 2 * usual.step.launches and whole.peak < usual.step.peak
     assert found.sample.flops <= found.likelihood.flops < whole.flops / 3

@@ -190,6 +190,15 @@ def test_workers():
     assert not process.is_alive()
 
 
+def test_one_thread():
+    torch.set_num_threads(2)
+    with pytest.raises(KeyError), workers.one_thread():
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+
+
 def test_processes_of_the_environment(monkeypatch):
     monkeypatch.setenv(workers.PROCESSES, "3")
     assert workers.usual_processes() == 3

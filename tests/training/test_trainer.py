@@ -1,11 +1,14 @@
 """Training: it learns, resumes exactly, and is the same on one process and two."""
 
 import json
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,6 +111,35 @@ def test_two_processes_train_as_one(tmp_path):
         for key in ("bpd", "class_loss", "grad_norm"):
             assert b[key] == pytest.approx(a[key], rel=1e-2)
     assert two[0]["grad_norm"] == pytest.approx(one[0]["grad_norm"], rel=1e-4)
+    on_two_nodes(SRF16, f"out={tmp_path / 'nodes'}", *settings)
+    assert same(tmp_path / "two", tmp_path / "nodes")
+
+
+def on_two_nodes(*words: object) -> None:
+    """Train by what docs/slurm.sh has each of two nodes run, both on this machine."""
+    script = ROOT / "docs" / "slurm.sh"
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    [line] = re.findall(r"^node='(.*?)'", script.read_text(encoding="utf-8"), re.M | re.S)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PATH": path}
+    shared = {**os.environ, **shared, "SLURM_NNODES": "2", "PROCESSES": "1"}
+    agents = [
+        subprocess.Popen(
+            ["bash", "-c", line, "node", *map(str, words)], cwd=ROOT, text=True,
+            env={**shared, "SLURM_NODEID": str(node)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    try:
+        printed = [agent.communicate(timeout=240)[0] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert all(agent.returncode == 0 for agent in agents), printed
 
 
 @pytest.mark.parametrize(

@@ -108,14 +108,19 @@ def cells(found: dict[str, Any], machines: Sequence[Machine]) -> list[str]:
     """A row of the overview: those of `COLUMNS`, then milliseconds a step and hours on machines."""
     flops = (found["step_flops"], found["likelihood_flops"], found["sample_flops"])
     result = [f"{found['weights'] / 1e6:,.2f}", f"{found['batch']}"]
-    result += ["" if count is None else f"{count / 1e9:,.3g}" for count in flops]
-    result += [f"{found['step_operators']:,}", f"{found['step_bytes'] / 1e9:,.3g}"]
-    result += [f"{found['memory'] / 1e9:,.3g}"]
+    result += ["" if count is None else giga(count) for count in flops]
+    result += [f"{found['step_operators']:,}", giga(found["step_bytes"]), giga(found["memory"])]
     for machine in machines:
         seconds = found["machines"].get(machine.name)
         result += [f"{1000 * seconds['step']:,.0f}; {hours(seconds)}" if seconds else ""]
     return result
 
 
+def giga(value: float) -> str:
+    value /= 1e9
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def hours(seconds: dict[str, float]) -> str:
-    return f"{seconds['training'] / 3600:,.3g}"
+    value = seconds["training"] / 3600
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
