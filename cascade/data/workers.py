@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from cascade.utils.workers import end_with_parent, usable_cores
 from stages import InputError
 
 Made = TypeVar("Made")
@@ -32,9 +33,7 @@ def workers_by_default(device: torch.device) -> int:
     """
     if device.type == "cpu":
         return 0
-    linux = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
-    return min(MOST, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return min(MOST, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def made_ahead(
@@ -131,7 +130,7 @@ def _signals_held() -> Iterator[None]:
 
 def _begin(worker: int) -> None:
     """End with the parent, and with nothing else: Ctrl-C and SIGTERM for all are the parent's."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if not hasattr(signal, "pthread_sigmask"):
         return
     os.setsid()
@@ -140,11 +139,3 @@ def _begin(worker: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     for number in STOPPING:
         signal.signal(number, signal.SIG_DFL)
-
-
-def _end_with_parent() -> None:
-    """End this process as soon as its parent is gone, however that ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this is a worker
-    parent.join()
-    os._exit(1)

@@ -98,7 +98,7 @@ _function: Any = None  # of a worker, what it applies
 
 def _begin(make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
     global _function
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _function = make(*arguments)
 
@@ -107,9 +107,10 @@ def _apply(task: Any) -> Any:
     return _function(task)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process, a worker, as soon as its parent is gone, however that ended."""
     parent = parent_process()
-    assert parent is not None  # a worker is started by one
+    assert parent is not None  # a worker has one
     parent.join()
     os._exit(1)
 
