@@ -252,3 +252,4 @@ BUILT_IN: dict[str, Callable[[str, str], ImageSource]] = {
     "celeba": _celeba,
     "photos": _photos,
 }
+PACKAGED = ("mnist5k", "digits", "photos")  # within packages: the others may be downloaded

@@ -7,7 +7,7 @@ the seed and a pixel's position: so tiles agree wherever the net's view ends wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -79,7 +79,6 @@ def check(stages: Sequence[Stage], low: Tensor, label: int | None, tiling: Tilin
         tiling.check(stage, 2**i * max(low.shape[1:]))
 
 
-@torch.no_grad()
 def upscale(
     stages: Sequence[Stage],
     low: Tensor,
@@ -98,18 +97,39 @@ def upscale(
     ``num`` · `count_tiles`. Raises `InputError` for images and options that the stages do not take,
     and where a sample is not finite.
     """
+    samples = []
+    for sample in upscaling(stages, low, num, temperature, seed, label, tiling):
+        if sample is None:
+            advance(1)
+        else:
+            samples.append(sample)
+    return torch.stack(samples)
+
+
+@torch.no_grad()
+def upscaling(
+    stages: Sequence[Stage],
+    low: Tensor,
+    num: int = 1,
+    temperature: float | Sequence[float] = 0.8,
+    seed: int = 0,
+    label: int | None = None,
+    tiling: Tiling = TILING,
+) -> Iterator[Tensor | None]:
+    """The samples of `upscale` one by one, uint8 (C, f·h, f·w), and a None after every tile.
+
+    So whoever goes through them can stop between any two tiles.
+    """
     temperatures = per_stage(temperature, len(stages))
     bits = stages[0].config.data.bits
     if num < 1:
         raise InputError(f"draw at least one sample, not {num}")
     check(stages, low, label, tiling)
-    samples = []
     for number in range(num):
         image = reduce_bits(low, bits)
         for i, (stage, scale) in enumerate(zip(stages, temperatures, strict=True)):
-            image = _doubled(stage, image, (seed, i, number), scale, label, tiling, advance)
-        samples.append(expand_bits(image, bits))
-    return torch.stack(samples)
+            image = yield from _doubled(stage, image, (seed, i, number), scale, label, tiling)
+        yield expand_bits(image, bits)
 
 
 def _doubled(
@@ -119,9 +139,8 @@ def _doubled(
     temperature: float,
     label: int | None,
     tiling: Tiling,
-    advance: Callable[[int], None],
-) -> Tensor:
-    """A low image (C, h, w) at twice its size, integers of the stage's bits."""
+) -> Generator[None, None, Tensor]:
+    """A low image (C, h, w) at twice its size, integers of the stage's bits, tile by tile."""
     channels, *size = low.shape
     margin = tiling.overlap // 2
     tiles, tall, wide = tiles_of(stage, size, tiling)
@@ -135,7 +154,7 @@ def _doubled(
         place = doubled[:, 2 * top : 2 * (top + tall), 2 * left : 2 * (left + wide)]
         inner = made[:, tiling.overlap :, tiling.overlap :]
         place.copy_(inner[:, : place.shape[1], : place.shape[2]])
-        advance(1)
+        yield
     return doubled
 
 
