@@ -116,6 +116,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=3, help="how often tests/training/test_kill.py kills a run"
     )
+    parser.addoption("--run", help="the model that tests/web/browser.py shows, not one of chance")
+    parser.addoption("--shots", help="where tests/web/browser.py puts its screenshots")
     parser.addoption(
         "--inputs", type=int, help="how many inputs, drawn by chance, tests/test_fuzz.py tries"
     )
