@@ -19,7 +19,7 @@ from cascade.transforms.dequantise import expand_bits
 from cascade.utils.seeds import sample_noise, whole_number
 from stages import InputError
 
-FRAMES = 13  # of a way between two samples, both included
+FRAMES = 12  # of a way between two samples, both included
 MOST = 16  # versions at once
 
 

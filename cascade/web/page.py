@@ -31,8 +31,9 @@ def build(model: Model) -> Any:
     from cascade.web.tabs.score import score_tab
 
     with gr.Blocks(
-        title=f"CSRFlow: {model.name}", analytics_enabled=False, delete_cache=(600, 3600)
-    ) as page:
+        title=f"CSRFlow: {model.name}", analytics_enabled=False, delete_cache=(600, 3600),
+        fill_width=True,
+    ) as page:  # fmt: skip
         gr.Markdown("# CSRFlow")
         if model.cascade is not None:
             with gr.Tab("Draw"):

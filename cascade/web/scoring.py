@@ -71,7 +71,7 @@ class Scores:
     @property
     def columns(self) -> list[str]:
         """Names of the columns of `rows`."""
-        classes = [] if self.report.posterior is None else ["most likely classes"]
+        classes = [] if self.report.posterior is None else ["classes"]
         return ["image", "bits/dim", "percentile", *self.files, *self.report.names, *classes]
 
     def rows(self, names: Sequence[str], usual: Usual, classes: Sequence[str]) -> list[list[str]]:

@@ -141,12 +141,13 @@ def test_scores_are_those_of_the_cascade(model, samples, tmp_path):
     reference = Usual(report.image_bpd.sort().values, "themselves")
     rows = result.rows(["a", "b", "c"], reference, model.cascade.class_names)
     assert result.columns == [
-        *("image", "bits/dim", "percentile", "PNG", "WebP", "glow8", "srf16", "srf32"),
-        "most likely classes",
+        *("image", "bits/dim", "percentile", "PNG", "WebP", "glow8", "srf16", "srf32", "classes"),
     ]
     places = report.image_bpd.argsort().argsort()
     for i, row in enumerate(rows):
-        assert row[0] == "abc"[i] and float(row[1]) == pytest.approx(float(report.image_bpd[i]), abs=1e-3)
+        assert row[0] == "abc"[i] and float(row[1]) == pytest.approx(
+            float(report.image_bpd[i]), abs=1e-3
+        )
         assert sum(map(float, row[5:8])) == pytest.approx(float(row[1]), abs=3e-3)
         assert row[2] == f"{100 * (places[i] + 0.5) / 3:.0f}"
         best = model.cascade.class_names[report.posterior[i].argmax()]

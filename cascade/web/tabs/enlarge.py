@@ -90,7 +90,6 @@ def enlarge_tab(model: Model) -> None:
         answering(enlarge, model.lock), [file, side, factor, num, temperature, name, seed],
         [bar, slider, gallery, pairs, spread, said], **HEAVY | {"show_progress": "hidden"},
     )  # fmt: skip
-    stop.click(
-        lambda: "Stopped.", None, bar, cancels=[working], api_visibility="private", queue=False
-    )
+    stopping = stop.click(None, cancels=[working], api_visibility="private")
+    stopping.then(lambda: "Stopped.", None, bar, **LIGHT)
     gallery.select(compare, pairs, slider, **LIGHT)

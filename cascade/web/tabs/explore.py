@@ -39,7 +39,7 @@ def explore_tab(model: Model, cascade: Cascade) -> None:
             seed = seed_box()
             button = gr.Button("Draw samples", variant="primary")
         with gr.Column(scale=3):
-            gallery = gallery_box("Click a sample, and another", 10)
+            gallery = gallery_box("Click a sample, and another", 5)
             said = gr.Markdown("No samples yet.")
     with gr.Row(visible=len(stages) > 1):
         with gr.Column(scale=1, min_width=240):
@@ -52,7 +52,7 @@ def explore_tab(model: Model, cascade: Cascade) -> None:
         frames = gr.State(None)
         with gr.Column(scale=1, min_width=240):
             walk = gr.Button("Walk from the sample chosen before to this one")
-            share = gr.Slider(0, 100, 0, step=100 / (FRAMES - 1), label="Per cent of the way")
+            share = gr.Slider(1, FRAMES, 1, step=1, label="Step")
         frame = picture_box("On the way")
         strip = picture_box("The whole way", scale=2)
     with gr.Row():
@@ -74,7 +74,7 @@ def explore_tab(model: Model, cascade: Cascade) -> None:
         made = Samples(cascade.sample(COUNT, labels, scales, whole_number(start, "seed")), labels)
         return [
             made, FIRST, [shown(image, 96) for image in made.images], _said(cascade, made, FIRST),
-            shown(made.images[0], SIDE), None, None, 0,
+            shown(made.images[0], SIDE), None, None, 1,
         ]  # fmt: skip
 
     def choose(made: Samples | None, pair: tuple[int, int], event: gr.SelectData) -> list[Any]:
@@ -91,12 +91,10 @@ def explore_tab(model: Model, cascade: Cascade) -> None:
 
     def way(made: Samples | None, pair: tuple[int, int]) -> list[Any]:
         images = exploring.way(cascade, _there(made), pair[1], pair[0])
-        return [images, 0, shown(images[0], SIDE), picture(images, FRAMES)]
+        return [images, 1, shown(images[0], SIDE), picture(images, FRAMES // 2)]
 
-    def at(images: Tensor | None, per_cent: float) -> Any:
-        if images is None:
-            return None
-        return shown(images[round(per_cent / 100 * (FRAMES - 1))], SIDE)
+    def at(images: Tensor | None, step: float) -> Any:
+        return None if images is None else shown(images[int(step) - 1], SIDE)
 
     def edit(
         made: Samples | None, pair: tuple[int, int], event: gr.SelectData, *settings: Any
