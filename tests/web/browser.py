@@ -44,7 +44,7 @@ def shots(request, tmp_path_factory) -> Path:
 
 
 @contextmanager
-def served(folder: Path, *command: object):
+def served(folder: Path, *command: object, **settings: str):
     """A server's address and process; it runs in ``folder``, and has its home there."""
     home = folder / "home"
     home.mkdir(parents=True)
@@ -52,6 +52,7 @@ def served(folder: Path, *command: object):
     temporary.mkdir()
     log = folder / "log"
     env = os.environ | {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+    env |= settings
     with open(log, "w") as out:
         words = [sys.executable, *map(str, command)]
         server = subprocess.Popen(words, cwd=home, env=env, stdout=out, stderr=out)
@@ -302,8 +303,13 @@ def test_nothing_is_left(run, folder, tmp_path):
     assert left == []
 
 
-def test_the_space_shows_the_model_it_is_told(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("MODEL", str(run))
-    monkeypatch.setenv("PORT", "0")
-    with served(tmp_path / "space", ROOT / "space" / "app.py") as (address, _):
-        assert b"CSRFlow" in urllib.request.urlopen(address.replace("0.0.0.0", "127.0.0.1")).read()
+def test_the_space_shows_the_model_it_is_told(run, tmp_path):
+    """What docs/explore.md puts into a Space stands by itself."""
+    for name in ("space", "cascade", "stages", "configs", "models"):
+        place = tmp_path / "space" / ("" if name == "space" else name)
+        shutil.copytree(ROOT / name, place, dirs_exist_ok=True)
+    settings = {"MODEL": str(run), "PORT": "0", "PYTHONPATH": ""}
+    script = tmp_path / "space" / "app.py"
+    with served(tmp_path / "server", script, **settings) as (address, _):
+        local = address.replace("0.0.0.0", "127.0.0.1")
+        assert b"CSRFlow" in urllib.request.urlopen(local).read()

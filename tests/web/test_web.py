@@ -1,5 +1,6 @@
 """What the page does with a model, without the page."""
 
+import configparser
 import math
 import socket
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_tool
+from conftest import ROOT, run_tool
 from PIL import Image
 from small_stages import ANIMALS, animals, random_cascade, random_images, stage_folder
 
@@ -255,3 +256,11 @@ def test_temporary_files_go():
         folder = Path(tempfile.mkdtemp())
         assert folder.is_dir()
     assert not folder.exists()
+
+
+def test_a_space_asks_for_what_the_page_takes():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = setup["options.extras_require"]
+    needed = [setup["options"]["install_requires"], extras["web"], extras["hub"]]
+    assert (ROOT / "space" / "requirements.txt").read_text().split() == " ".join(needed).split()
