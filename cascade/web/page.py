@@ -85,7 +85,8 @@ def serve(
                 mcp_server=False, theme=gr.themes.Default(font=fonts[0], font_mono=fonts[1]),
             )  # fmt: skip
             ready(f"http://{host}:{port}")
-            done.wait()
+            while not done.wait(timeout=1):  # or Windows would not hear of Ctrl-C
+                pass
         finally:
             page.close(verbose=False)
 

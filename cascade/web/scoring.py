@@ -96,8 +96,8 @@ class Scores:
 
 def score(cascade: Cascade, images: Tensor) -> Scores:
     """The figures of images uint8 (N, C, H, W), classes summed over."""
-    seen = cascade.resize(images)
-    return Scores(cascade.likelihood(seen), {codec: file_bpd(seen, codec) for codec in SETTINGS})
+    files = {codec: file_bpd(images, codec) for codec in SETTINGS}
+    return Scores(cascade.likelihood(images), files)
 
 
 def save_maps(cascade: Cascade, images: Tensor, report: Report, file: str | Path) -> None:
@@ -105,7 +105,6 @@ def save_maps(cascade: Cascade, images: Tensor, report: Report, file: str | Path
 
     Where there are classes, given each image's most likely one.
     """
-    seen = cascade.resize(images)
     labels = None if report.posterior is None else report.posterior.argmax(1)
-    maps = spent(cascade, seen, labels)
-    save_heatmaps(seen, maps, report.names, report.image_bpd, file)
+    maps = spent(cascade, images, labels)
+    save_heatmaps(images, maps, report.names, report.image_bpd, file)

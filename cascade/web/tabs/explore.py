@@ -115,7 +115,7 @@ def explore_tab(model: Model, cascade: Cascade) -> None:
         answering(draw, lock), [*temperatures, seed],
         [samples, chosen, gallery, said, whole, edited, frames, share], **HEAVY,
     )  # fmt: skip
-    gallery.select(answering(choose, lock), [samples, chosen], [chosen, said, whole], **HEAVY)
+    gallery.select(answering(choose), [samples, chosen], [chosen, said, whole], **LIGHT)
     redraw.click(
         answering(again, lock), [samples, chosen, kept, count, *temperatures, seed], [low, others],
         **HEAVY,

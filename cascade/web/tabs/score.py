@@ -49,6 +49,7 @@ def score_tab(model: Model, cascade: Cascade) -> None:
 
     def scored(given: list[str] | None) -> list[Any]:
         images, changed = open_images(given, cascade.shape)
+        images = cascade.resize(images)
         result = score(cascade, images)
         names = [Path(file).name for file in given or []]
         rows = result.rows(names, reference(), cascade.class_names)

@@ -7,6 +7,7 @@ import inspect
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from threading import Lock
@@ -18,32 +19,34 @@ import torch
 from stages import InputError
 
 KEPT = 3600  # seconds that a file to download is there
-# events that run nets wait for one another; nothing but the page calls them
+TURNS = 4  # requests that take turns at the nets, step by step
+# events that run nets; nothing but the page calls them
 HEAVY: dict[str, Any] = {
     "concurrency_id": "nets",
-    "concurrency_limit": 1,
+    "concurrency_limit": TURNS,
     "api_visibility": "private",
 }
 LIGHT: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 
 
-def answering(function: Callable[..., Any], lock: Lock) -> Callable[..., Any]:
-    """The function, or generator, as an event calls it.
+def answering(function: Callable[..., Any], lock: Lock | None = None) -> Callable[..., Any]:
+    """The function, or generator, as an event calls it: bad input becomes a message on the page.
 
-    It holds the ``lock`` while it runs, a generator from step to step, and bad input becomes a
-    message on the page.
+    It holds the ``lock``, if it needs one, while it runs; a generator lets go of it between any two
+    steps, so that others take turns with it.
     """
+    alone: Any = lock or nullcontext()
 
     @wraps(function)
     def answer(*args: Any) -> Any:
-        with lock:
+        with alone:
             return _told(lambda: function(*args))
 
     @wraps(function)
     def answers(*args: Any) -> Iterator[Any]:
         steps, end = function(*args), object()
         while True:
-            with lock:
+            with alone:
                 step = _told(lambda: next(steps, end))
             if step is end:
                 return
