@@ -39,7 +39,7 @@ def explore_tab(model: Model, cascade: Cascade) -> None:
             seed = seed_box()
             button = gr.Button("Draw samples", variant="primary")
         with gr.Column(scale=3):
-            gallery = gallery_box("Click a sample, and another", 5)
+            gallery = gallery_box("Click a sample, and another", 7)
             said = gr.Markdown("No samples yet.")
     with gr.Row(visible=len(stages) > 1):
         with gr.Column(scale=1, min_width=240):
