@@ -47,14 +47,14 @@ def usual(cascade: Cascade) -> Usual:
         what = f"{len(images)} held-out images of {Path(name).name}"
     except (InputError, OSError):
         images = cascade.sample(USUAL, seed=0)
-        what = f"{USUAL} of the model's own samples, as its data set is not on this machine"
+        what = f"{USUAL} of the model's own samples, as no held-out images are on this machine"
     return Usual(cascade.likelihood(images).image_bpd, what)
 
 
 def _held_out(cascade: Cascade) -> Tensor:
     data = cascade.stages[-1].config.data
-    if data.name in BUILT_IN and data.name not in PACKAGED:
-        raise InputError(f"{data.name} might be downloaded")
+    if data.split == "all" or (data.name in BUILT_IN and data.name not in PACKAGED):
+        raise InputError(f"none of {data.name} was held out, or it might be downloaded")
     source = open_images(data.name, "test", data.channels, data.resize, data.skip_bad, data.root)
     check_images(cascade.stages[-1].name, data.size, data.name, source.shape)
     chosen = torch.randperm(len(source), generator=generator("usual"))[:USUAL]

@@ -24,6 +24,7 @@ from skimage.data import chelsea
 from small_stages import animals, stage_folder
 
 from cascade import Cascade
+from cascade.web.uploads import MEGABYTES
 
 PATIENCE = 60_000  # milliseconds: a slow machine, shared with others
 WIDE = {"width": 1180, "height": 900}
@@ -136,10 +137,16 @@ def shoot(page: Page, file: Path) -> None:
     assert file.stat().st_size < 300_000
 
 
-def upload(page: Page, *files: Path) -> None:
+def choose(page: Page, *files: Path) -> None:
     """Drop files on the tab that is open."""
     shown = page.get_by_role("tabpanel").locator("visible=true")
     shown.locator("input[type=file]").first.set_input_files(files)
+
+
+def upload(page: Page, *files: Path) -> None:
+    """The same, and wait until they are there."""
+    choose(page, *files)
+    shown = page.get_by_role("tabpanel").locator("visible=true")
     expect(shown.get_by_text(f"{files[-1].stem[:-3]}").first).to_be_visible()
 
 
@@ -275,6 +282,12 @@ def test_bad_uploads_are_messages(page, folder, tmp_path):
             press(page, button)
             told(page, message)
             page.get_by_role("button", name="Clear").locator("visible=true").first.click()
+    large = tmp_path / "large.bmp"
+    large.write_bytes(bytes((MEGABYTES + 1) * 1024**2))
+    with page.expect_response(lambda answer: "/upload" in answer.url) as refused:
+        choose(page, large)
+    assert refused.value.status == 413
+    told(page, "size")
     assert "Traceback" not in (folder / "log").read_text()
 
 

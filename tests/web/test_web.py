@@ -165,8 +165,10 @@ def test_the_usual_are_held_out_images_or_else_samples(tmp_path):
     drawn = usual(cascade)
     assert "own samples" in drawn.what and len(drawn.bpd) == 64
     assert drawn.percentile(math.inf) == 100 and drawn.percentile(-math.inf) == 0
-    cascade.stages[-1].config.data.name = str(tmp_path / "gone.npz")
-    assert "own samples" in usual(cascade).what
+    for name, split in ((str(tmp_path / "gone.npz"), "train"), ("mnist5k", "all")):
+        cascade.stages[-1].config.data.name = name
+        cascade.stages[-1].config.data.split = split
+        assert "own samples" in usual(cascade).what
 
 
 def test_uploads_are_made_to_fit_or_refused(tmp_path):
