@@ -68,14 +68,8 @@ class Scores:
     report: Report
     files: dict[str, Tensor]
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns of `rows`."""
-        classes = [] if self.report.posterior is None else ["classes"]
-        return ["image", "bits/dim", "percentile", *self.files, *self.report.names, *classes]
-
     def rows(self, names: Sequence[str], usual: Usual, classes: Sequence[str]) -> list[list[str]]:
-        """A row an image, as it is printed; the stages' are their shares of the bits/dim."""
+        """A row an image, with what `columns` names; the stages' are shares of the bits/dim."""
         report = self.report
         shares = bits_per_dim(report.nats, report.dimensions)
         result = []
@@ -92,6 +86,13 @@ class Scores:
         share, label = self.report.posterior[row].exp().topk(min(LIKELY, len(names)))
         pairs = zip(share.tolist(), label.tolist(), strict=True)
         return ", ".join(f"{names[y]} ({p:.1%})" for p, y in pairs if p >= 0.001)
+
+
+def columns(cascade: Cascade) -> list[str]:
+    """Names of the columns of a cascade's scores."""
+    names = [stage.name for stage in cascade.stages]
+    classes = ["classes"] if cascade.classes > 1 else []
+    return ["image", "bits/dim", "percentile", *SETTINGS, *names, *classes]
 
 
 def score(cascade: Cascade, images: Tensor) -> Scores:

@@ -134,7 +134,6 @@ def shoot(page: Page, file: Path) -> None:
     page.mouse.move(0, 0)
     page.screenshot(path=file, full_page=True)
     Image.open(file).convert("RGB").quantize(128).save(file, optimize=True)
-    assert file.stat().st_size < 300_000
 
 
 def choose(page: Page, *files: Path) -> None:
@@ -284,7 +283,7 @@ def test_bad_uploads_are_messages(page, folder, tmp_path):
             page.get_by_role("button", name="Clear").locator("visible=true").first.click()
     large = tmp_path / "large.bmp"
     large.write_bytes(bytes((MEGABYTES + 1) * 1024**2))
-    with page.expect_response(lambda answer: "/upload" in answer.url) as refused:
+    with page.expect_response(lambda answer: "/upload?" in answer.url) as refused:
         choose(page, large)
     assert refused.value.status == 413
     told(page, "size")

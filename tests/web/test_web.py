@@ -41,7 +41,7 @@ from cascade.web.exploring import (
 )
 from cascade.web.model import open_model
 from cascade.web.page import alone, free_port
-from cascade.web.scoring import Usual, save_maps, score, usual
+from cascade.web.scoring import Usual, columns, save_maps, score, usual
 from cascade.web.uploads import FILES, middle, open_images, open_photo
 
 
@@ -141,11 +141,12 @@ def test_scores_are_those_of_the_cascade(model, samples, tmp_path):
     assert torch.equal(result.report.nats, report.nats)
     reference = Usual(report.image_bpd.sort().values, "themselves")
     rows = result.rows(["a", "b", "c"], reference, model.cascade.class_names)
-    assert result.columns == [
+    assert columns(model.cascade) == [
         *("image", "bits/dim", "percentile", "PNG", "WebP", "glow8", "srf16", "srf32", "classes"),
     ]
     places = report.image_bpd.argsort().argsort()
     for i, row in enumerate(rows):
+        assert len(row) == len(columns(model.cascade))
         assert row[0] == "abc"[i] and float(row[1]) == pytest.approx(
             float(report.image_bpd[i]), abs=1e-3
         )

@@ -12,20 +12,22 @@ from PIL import Image
 from cascade.chain import Cascade
 from cascade.web.drawing import picture
 from cascade.web.model import Model
-from cascade.web.scoring import Usual, save_maps, score, usual
+from cascade.web.scoring import Usual, columns, save_maps, score, usual
 from cascade.web.tabs.controls import picture_box
 from cascade.web.tabs.serving import HEAVY, answering, place_for
-from cascade.web.uploads import FILES, open_images
+from cascade.web.uploads import open_images
 
 ABOUT = (
     "Bits/dim of each image, of its WebP and PNG files, and the stages' shares of it, which add up "
     "to it. Percentile: how many of {what} need no more bits. {statement}"
 )
+WIDTHS = {"image": 150, "percentile": 110, "classes": 260}  # of columns, pixels
 
 
 def score_tab(model: Model, cascade: Cascade) -> None:
     """Lay it out."""
     _, height, width = cascade.shape
+    named = columns(cascade)
 
     @cache
     def reference() -> Usual:
@@ -34,15 +36,15 @@ def score_tab(model: Model, cascade: Cascade) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
             files = gr.File(
-                label=f"Up to {FILES} images, best of {width}x{height} pixels",
+                label=f"Images, best of {width}x{height} pixels",
                 file_count="multiple", file_types=["image"], height=180,
             )  # fmt: skip
             button = gr.Button("Score", variant="primary")
             about = gr.Markdown()
         with gr.Column(scale=3):
             table = gr.Dataframe(
-                headers=["image", "bits/dim"], label="Bits", interactive=False, type="array",
-                wrap=True,
+                headers=named, column_widths=[WIDTHS.get(name, 90) for name in named],
+                label="Bits", interactive=False, type="array", wrap=True,
             )  # fmt: skip
             seen = picture_box("As the model sees them")
             maps = picture_box("Where bits are spent")
@@ -63,7 +65,6 @@ def score_tab(model: Model, cascade: Cascade) -> None:
                 f"\n\n{sum(changed)} of {len(changed)} images were of another size: their centre "
                 "squares were resampled, which changes what they cost."
             )
-        value = {"headers": result.columns, "data": rows}
-        return [value, picture(images, 8), drawn, text]
+        return [rows, picture(images, 8), drawn, text]
 
     button.click(answering(scored, model.lock), files, [table, seen, maps, about], **HEAVY)
