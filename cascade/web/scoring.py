@@ -21,7 +21,7 @@ from cascade.utils.seeds import generator
 from stages import InputError
 
 USUAL = 64  # images that others are ranked among
-LIKELY = 3  # classes shown of each image
+LIKELY = 2  # classes shown of each image
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Scores:
             stages = (f"{share:.3f}" for share in shares[i].tolist())
             likely = [] if report.posterior is None else [self._classes(i, classes)]
             place = f"{usual.percentile(bpd):.0f}"
-            result.append([names[i], f"{bpd:.3f}", place, *files, *stages, *likely])
+            result.append([names[i], f"{bpd:.3f}", place, *likely, *files, *stages])
         return result
 
     def _classes(self, row: int, names: Sequence[str]) -> str:
@@ -92,7 +92,7 @@ def columns(cascade: Cascade) -> list[str]:
     """Names of the columns of a cascade's scores."""
     names = [stage.name for stage in cascade.stages]
     classes = ["classes"] if cascade.classes > 1 else []
-    return ["image", "bits/dim", "percentile", *SETTINGS, *names, *classes]
+    return ["image", "bits/dim", "percentile", *classes, *SETTINGS, *names]
 
 
 def score(cascade: Cascade, images: Tensor) -> Scores:

@@ -283,10 +283,8 @@ def test_bad_uploads_are_messages(page, folder, tmp_path):
             page.get_by_role("button", name="Clear").locator("visible=true").first.click()
     large = tmp_path / "large.bmp"
     large.write_bytes(bytes((MEGABYTES + 1) * 1024**2))
-    with page.expect_response(lambda answer: "/upload?" in answer.url) as refused:
-        choose(page, large)
-    assert refused.value.status == 413
-    told(page, "size")
+    choose(page, large)
+    told(page, "exceed the maximum allowed size")
     assert "Traceback" not in (folder / "log").read_text()
 
 

@@ -21,7 +21,7 @@ ABOUT = (
     "Bits/dim of each image, of its WebP and PNG files, and the stages' shares of it, which add up "
     "to it. Percentile: how many of {what} need no more bits. {statement}"
 )
-WIDTHS = {"image": 150, "percentile": 110, "classes": 260}  # of columns, pixels
+WIDTHS = {"image": 120, "bits/dim": 95, "percentile": 110, "classes": 130}  # of columns, pixels
 
 
 def score_tab(model: Model, cascade: Cascade) -> None:
@@ -43,7 +43,7 @@ def score_tab(model: Model, cascade: Cascade) -> None:
             about = gr.Markdown()
         with gr.Column(scale=3):
             table = gr.Dataframe(
-                headers=named, column_widths=[WIDTHS.get(name, 90) for name in named],
+                headers=named, column_widths=[WIDTHS.get(name, 72) for name in named],
                 label="Bits", interactive=False, type="array", wrap=True,
             )  # fmt: skip
             seen = picture_box("As the model sees them")
