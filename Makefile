@@ -5,7 +5,7 @@ RUN := runs/mnist5k-haar
 DATA := mnist5k
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
-.PHONY: demo test lint docs fuzz soak
+.PHONY: demo test test-web lint docs fuzz soak
 
 demo: .venv/installed
 	$(BIN)/python tools/train.py --all $(CONFIGS)
@@ -15,6 +15,11 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# the page of csrflow explore in Chromium, which the system provides: apt-get install chromium
+test-web: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test-web]'
+	$(BIN)/python -m pytest tests/web/browser.py
 
 # a quarter of an hour: other inputs every time, and how many were read and refused
 fuzz: .venv/installed

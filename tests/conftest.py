@@ -118,6 +118,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=3, help="how often tests/training/test_kill.py kills a run"
     )
+    web = "tests/web/browser.py"
+    parser.addoption("--run", help=f"the cascade that {web} shows, not one of chance")
+    parser.addoption("--doubler", help=f"the colour stage that {web} enlarges with")
+    parser.addoption("--shots", help=f"where {web} puts its screenshots")
     parser.addoption(
         "--inputs", type=int, help="how many inputs, drawn by chance, tests/test_fuzz.py tries"
     )

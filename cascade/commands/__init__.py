@@ -18,6 +18,7 @@ COMMANDS = {
     "tables": "train and score a table of cascades",
     "figures": "draw figures of cascades and of training",
     "upscale": "enlarge a photo",
+    "explore": "play with a model in the browser",
     "bench": "measure speed and memory of a stage",
 }
 

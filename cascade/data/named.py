@@ -239,3 +239,4 @@ BUILT_IN: dict[str, Callable[[str, Path | None], Splits]] = {
     "celeba": _celeba,
     "photos": _photos,
 }
+PACKAGED = ("mnist5k", "digits", "photos")  # within packages: the others may be downloaded

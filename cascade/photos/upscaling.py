@@ -7,7 +7,7 @@ the seed and a pixel's position: so tiles agree wherever the net's view ends wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -108,19 +108,40 @@ def upscale(
     ``num`` · `count_tiles`. Raises `InputError` for images and options that the stages do not take,
     and where a sample is not finite. `enlarge` makes a sample on disk.
     """
+    made = upscaling(stages, low, num, temperature, seed, label, tiling, advance)
+    return torch.stack([sample for sample in made if sample is not None])
+
+
+@torch.no_grad()
+def upscaling(
+    stages: Sequence[Stage],
+    low: Tensor,
+    num: int = 1,
+    temperature: float | Sequence[float] = 0.8,
+    seed: int = 0,
+    label: int | None = None,
+    tiling: Tiling = TILING,
+    advance: Callable[[int], None] = lambda tiles: None,
+) -> Iterator[Tensor | None]:
+    """The samples of `upscale` one by one, uint8 (C, f·h, f·w), and a None after each row of tiles.
+
+    So whoever goes through them can stop between any two rows.
+    """
     temperatures = per_stage(temperature, len(stages))
     bits = stages[0].config.data.bits
     if num < 1:
         raise InputError(f"draw at least one sample, not {num}")
     check(stages, low, label, tiling)
-    decode, samples = TileDecoder(stages).map, []
+    decode = TileDecoder(stages).map
     for number in range(num):
         image, sample = reduce_bits(low, bits), Sample(seed, number, temperatures, label)
         for i in range(len(stages)):
-            made = strips(stages, i, image, sample, tiling, decode, advance=advance)
-            image = torch.cat(list(made), dim=1)
-        samples.append(expand_bits(image, bits))
-    return torch.stack(samples)
+            rows = []
+            for row in strips(stages, i, image, sample, tiling, decode, advance=advance):
+                rows.append(row)
+                yield None
+            image = torch.cat(rows, dim=1)
+        yield expand_bits(image, bits)
 
 
 def enlarge(

@@ -12,6 +12,7 @@ from cascade.commands import (
     COMMANDS,
     bench,
     evaluate,
+    explore,
     figures,
     likelihood,
     main,
@@ -22,7 +23,7 @@ from cascade.commands import (
 )
 from cascade.commands.shared.interrupt import INTERRUPTED
 
-MODULES = [bench, evaluate, figures, likelihood, sample, tables, train, upscale]
+MODULES = [bench, evaluate, explore, figures, likelihood, sample, tables, train, upscale]
 
 
 def csrflow(*words: str) -> subprocess.CompletedProcess:

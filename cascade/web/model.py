@@ -1,0 +1,43 @@
+"""The model that a page shows: a whole cascade, or stages that enlarge and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+import torch
+
+from cascade.chain import Cascade
+from cascade.config import load_saved
+from cascade.manifest import stage_folders
+from cascade.photos.upscaling import load_doublers
+from cascade.pretrained import find_model
+from cascade.stage import Stage
+
+
+@dataclass(frozen=True)
+class Model:
+    """A ``cascade``, None where there is no base to draw from, and the ``doublers`` of photos.
+
+    All users of a page share it. Whoever runs its nets holds the ``lock``: a map of bits listens to
+    the nets, and would hear what others have them do.
+    """
+
+    name: str
+    cascade: Cascade | None
+    doublers: list[Stage]
+    lock: Lock = field(default_factory=Lock, repr=False)
+
+
+def open_model(name: str | Path, device: str | torch.device = "cpu") -> Model:
+    """The model of a name, as for `Cascade.from_pretrained`, or an SRFlow stage's folder.
+
+    Raises `InputError` where there is none of that name, or it is damaged.
+    """
+    folder = find_model(name)
+    folders, _ = stage_folders(folder)
+    if all(load_saved(stage).upsamples for stage in folders):
+        return Model(str(name), None, load_doublers(folders, device))
+    cascade = Cascade.load(folder, device=device)
+    return Model(str(name), cascade, [stage.replace(chunk=1) for stage in cascade.stages[1:]])

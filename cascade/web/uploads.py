@@ -1,0 +1,68 @@
+"""Files that strangers send: looked at before they are decoded, and small enough to work on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cascade.data.decoding import UNREADABLE, fitted
+from cascade.photos.photo import Photo
+from stages import InputError
+
+FILES = 16  # at once
+MEGABYTES = 16  # of a file
+PIXELS = 24 * 10**6  # of an image: those of a good telephone
+
+
+def open_photo(file: str | Path) -> Photo:
+    """An uploaded image; `InputError` where it cannot be read, or has more than `PIXELS`."""
+    name = Path(file).name
+    try:
+        with Image.open(file) as opened:
+            width, height = opened.size
+    except UNREADABLE:
+        raise InputError(f"{name} is no image of a known format") from None
+    if width * height > PIXELS:
+        raise InputError(
+            f"{name} has {width}x{height} pixels: make it smaller, "
+            f"{PIXELS // 10**6} million are the most"
+        )
+    try:
+        return Photo.open(file)
+    except InputError as error:
+        raise InputError(str(error).replace(str(file), name)) from None
+
+
+def open_images(
+    files: Sequence[str | Path] | None, shape: tuple[int, int, int]
+) -> tuple[Tensor, list[bool]]:
+    """Uploaded images as a cascade takes them, uint8 (N, C, H, W), and which were made to fit.
+
+    One of another size is cut to its centre square, and resampled to H×W. Raises `InputError` for
+    none or more than `FILES` of them, and as `open_photo` does.
+    """
+    if not files:
+        raise InputError("drop an image first")
+    if len(files) > FILES:
+        raise InputError(f"{len(files)} images are too many: {FILES} at once")
+    channels, *size = shape
+    images, changed = [], []
+    for file in files:
+        photo = open_photo(file)
+        changed.append(list(photo.size) != size)
+        if changed[-1]:
+            photo = Photo(fitted(photo.picture, size[0]))
+        images.append(photo.pixels(channels))
+    return torch.stack(images), changed
+
+
+def middle(photo: Photo, side: int) -> Photo:
+    """The middle of a photo, ``side`` pixels wide and high, or less where the photo is smaller."""
+    (height, width), picture = photo.size, photo.picture
+    wide, tall = min(side, width), min(side, height)
+    left, top = (width - wide) // 2, (height - tall) // 2
+    return Photo(picture.crop((left, top, left + wide, top + tall)), photo.kept)
