@@ -202,7 +202,7 @@ def test_enlarging_gives_the_samples_of_upscale_and_can_be_left(model, tmp_path)
     assert list(stages_for(model.doublers, 4)) == model.doublers
     with pytest.raises(InputError, match="enlarges by"):
         stages_for(stages, 4)
-    pixels = torch.randint(256, (3, 20, 140), generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(256, (3, 140, 20), generator=torch.Generator().manual_seed(0))
     photo = Photo.of(pixels.to(torch.uint8))
     steps = list(enlarging(stages, photo, 2, 0.8, seed=1))
     expected = upscale(stages, photo.pixels(3), 2, 0.8, seed=1)
@@ -215,7 +215,7 @@ def test_enlarging_gives_the_samples_of_upscale_and_can_be_left(model, tmp_path)
     next(left), next(left)
     left.close()
     assert list(left) == []
-    assert cubic(stages, photo).size == (40, 280)
+    assert cubic(stages, photo).size == (280, 40)
     assert deviation([expected[0], expected[0]]).max() == 0 < deviation(expected).max()
     assert "bits/dim under srf2x" in judgement(stages, photo, None)
     with pytest.raises(InputError, match="at most"):
