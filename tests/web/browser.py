@@ -165,6 +165,11 @@ def downloaded(page: Page, name: str, folder: Path) -> Path:
     return file
 
 
+def nothing_failed(folder: Path) -> None:
+    """No traceback of a server leads through this package; a connection may be cut at any time."""
+    assert str(ROOT / "cascade") not in (folder / "log").read_text()
+
+
 def test_draw(page, run, shots, tmp_path):
     press(page, "Draw")
     cascade = Cascade.from_pretrained(run)
@@ -285,7 +290,7 @@ def test_bad_uploads_are_messages(page, folder, tmp_path):
     large.write_bytes(bytes((MEGABYTES + 1) * 1024**2))
     choose(page, large)
     told(page, "exceed the maximum allowed size")
-    assert "Traceback" not in (folder / "log").read_text()
+    nothing_failed(folder)
 
 
 def test_a_reload_while_drawing_breaks_nothing(page, folder, run):
@@ -295,7 +300,7 @@ def test_a_reload_while_drawing_breaks_nothing(page, folder, run):
         page.reload()
     press(page, "Draw")
     expect(page.get_by_role("button", name="Images as PNG")).to_be_enabled()
-    assert "Traceback" not in (folder / "log").read_text()
+    nothing_failed(folder)
 
 
 def test_nothing_is_left(run, folder, tmp_path):
