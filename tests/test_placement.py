@@ -66,8 +66,8 @@ def sampling(stage: Stage) -> torch.Tensor:
 def several(stage: Stage) -> torch.Tensor:
     """Samples that share a low image."""
     _, low, label, noise = images_of(stage)
-    label = None if label is None else label[:1].expand(2 * stage.chunk)
-    noise = noise[:1].expand(2 * stage.chunk, -1, -1, -1)
+    label = None if label is None else label[:1].expand(2 * stage.at_once)
+    noise = noise[:1].expand(2 * stage.at_once, -1, -1, -1)
     return stage.run(stage.flow.sample, noise, None if low is None else low[:1], label)
 
 

@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import ROOT, TINY, launch, run_tool
+from conftest import CORES, ROOT, TINY, launch, run_tool
 from first_gradients import first_gradients
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -116,7 +117,7 @@ def test_two_processes_train_as_one(tmp_path):
 
 
 def on_two_nodes(*words: object) -> None:
-    """Train by what docs/slurm.sh has each of two nodes run, both on this machine."""
+    """Train by what docs/slurm.sh has each of two nodes run, both on one core of this machine."""
     script = ROOT / "docs" / "slurm.sh"
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     [line] = re.findall(r"^node='(.*?)'", script.read_text(encoding="utf-8"), re.M | re.S)
@@ -130,6 +131,7 @@ def on_two_nodes(*words: object) -> None:
         subprocess.Popen(
             ["bash", "-c", line, "node", *map(str, words)], cwd=ROOT, text=True,
             env={**shared, "SLURM_NODEID": str(node)},
+            preexec_fn=partial(os.sched_setaffinity, 0, CORES[:1]),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for node in range(2)
