@@ -25,8 +25,6 @@ from cascade.manifest import register
 from cascade.training.trainer import Trainer
 from stages import Flow, InputError
 
-FEWEST = 8  # images of a batch that a process is worth starting for
-
 
 def main() -> None:
     args = parse()
@@ -49,22 +47,9 @@ def main() -> None:
         cli.say(description(config))
         finish(costs.report(config), args.json)
         return
-    count = processes_of(args, config)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    count = processes.wanted(args, device) if args.processes else 1  # by threads it is as fast
     processes.run(count, partial(train, config, args))
-
-
-def processes_of(args: argparse.Namespace, config: StageConfig) -> int:
-    """How many processes share each batch: as many as were told, or cores.
-
-    Of the cores no more than leave each `FEWEST` images at once, and divide the batch: small nets
-    lose more by waiting for one another than they gain.
-    """
-    count = processes.wanted(args, "cuda" if torch.cuda.is_available() else "cpu")
-    if args.processes:
-        return count
-    images = config.train.batch_size // config.train.accumulate
-    fitting = [n for n in range(2, count + 1) if images % n == 0 and images // n >= FEWEST]
-    return max(fitting, default=1)
 
 
 def train(config: StageConfig, args: argparse.Namespace) -> None:
@@ -121,7 +106,7 @@ def parse() -> argparse.Namespace:
         "--dry-run", action="store_true",
         help="do not train: say what a stage is and costs, or what all shipped ones cost",
     )  # fmt: skip
-    processes.add_argument(parser)
+    processes.add_argument(parser, usual="one, with all cores as its threads")
     parser.add_argument("--force", action="store_true", help="train a stage from the start")
     parser.add_argument("--json", help="also write the last figures to this file")
     parser.add_argument("--all", metavar="FOLDER", help="train every stage of a folder of configs")

@@ -13,9 +13,7 @@ import psutil
 import pytest
 from conftest import ROOT, launch, run_tool
 
-from cascade.commands import train
 from cascade.commands.shared import processes
-from cascade.config import load_config
 from stages import InputError
 
 WAYS = {  # how two processes fail, the exit code, and what is told
@@ -108,17 +106,6 @@ def test_how_many_processes(monkeypatch):
     monkeypatch.setenv("CSRFLOW_PROCESSES", "many")
     with pytest.raises(InputError, match="CSRFLOW_PROCESSES is a whole number above 0"):
         processes.wanted(of(), "cpu")
-
-
-@pytest.mark.parametrize(
-    ("cores", "batch", "parts", "expected"),
-    [(2, 16, 1, 2), (4, 16, 1, 2), (8, 64, 1, 8), (8, 64, 2, 4), (4, 24, 1, 3), (2, 15, 1, 1)],
-)
-def test_processes_divide_a_batch_and_have_eight_images(monkeypatch, cores, batch, parts, expected):
-    monkeypatch.setattr(processes, "wanted", lambda args, device: cores)
-    settings = [f"train.batch_size={batch}", f"train.accumulate={parts}"]
-    config = load_config(ROOT / "configs/bench/glow32.yaml", settings)
-    assert train.processes_of(of(), config) == expected
 
 
 def test_all_stages_share_the_cores_as_they_do():

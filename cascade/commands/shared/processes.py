@@ -30,11 +30,13 @@ LOST = 3  # the exit code of a process that another one has left
 GRACE = 2, 30  # seconds after a process has failed: the others are asked to end, and are ended
 
 
-def add_argument(parser: argparse.ArgumentParser) -> None:
-    """How many processes share a command's work."""
+def add_argument(
+    parser: argparse.ArgumentParser, usual: str = "one a core, fewer for little work"
+) -> None:
+    """How many processes share a command's work, and how many do if it is not told."""
     parser.add_argument(
         "--processes", type=cli.positive, metavar="N",
-        help="on a CPU, processes that share the work (default: one a core, fewer for little work)",
+        help=f"on a CPU, processes that share the work (default: {usual})",
     )  # fmt: skip
 
 
