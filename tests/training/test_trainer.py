@@ -127,6 +127,7 @@ def on_two_nodes(*words: object) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PATH": path}
     shared = {**os.environ, **shared, "SLURM_NNODES": "2", "PROCESSES": "1"}
+    shared["OMP_NUM_THREADS"] = "1"  # or accelerate takes as many as the machine has cores
     agents = [
         subprocess.Popen(
             ["bash", "-c", line, "node", *map(str, words)], cwd=ROOT, text=True,
