@@ -85,6 +85,11 @@ def train(config: StageConfig, args: argparse.Namespace) -> None:
     if trainer.progress.skipped:
         skipped = f"{trainer.progress.skipped} of {trainer.step} steps were skipped as not finite"
         cli.say(f"note: {skipped}; {trainer.out}/metrics.jsonl says which")
+    if finished and trainer.out_of_patience:
+        cli.say(
+            f"no lower figure in train.patience={config.train.patience}: training ends at step "
+            f"{trainer.step}, with the weights of the best save, {trainer.progress.best:.3f} bpd"
+        )
     finish({"out": config.out, "finished": finished, **last}, args.json)
     if finished:
         cli.say(register(trainer.out))

@@ -102,6 +102,7 @@ class Train:
     save_every: int = 1000
     sample_every: int = 1000
     validate_images: int = 256
+    patience: int = 0  # saves without a lower held-out bits/dim that end training; 0: any number
     watch_sigmas: list[float] = field(default_factory=list)  # of noisy reconstructions, see docs
     keep: int = 2  # newest states kept to resume from
     trackers: list[str] = field(default_factory=list)  # tensorboard, wandb

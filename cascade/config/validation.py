@@ -62,6 +62,7 @@ LEAST = {
     "train.sample_every": 1,
     "train.init_images": 1,
     "train.validate_images": 1,
+    "train.patience": 0,
 }
 
 LISTS = {  # types of their items

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from cascade.utils.tensors import load_weights, read_tensors, write_tensors
 from stages import InputError, InputWarning
 
-COUNTS = ("step", "phase", "best", "skipped", "seconds")  # the last of runs with a budget
+COUNTS = ("step", "phase", "best", "skipped", "waited", "seconds")
+OPTIONAL = ("waited", "seconds")  # 0 where a state does not say
 
 
 def save_state(
@@ -68,10 +69,10 @@ def load_state(
 def _count(tensors: Mapping[str, Tensor], name: str) -> int | float:
     """A count of a state; `InputError` where it is missing, or none.
 
-    All but ``best`` and ``seconds`` are whole; without ``seconds`` there are 0.
+    All but ``best`` and ``seconds`` are whole.
     """
-    if name == "seconds" and f"count/{name}" not in tensors:
-        return 0.0
+    if name in OPTIONAL and f"count/{name}" not in tensors:
+        return 0
     tensor = tensors.get(f"count/{name}", torch.empty(0))
     value = tensor.item() if tensor.numel() == 1 and not tensor.is_complex() else -1
     if name == "best":

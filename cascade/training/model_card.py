@@ -91,7 +91,9 @@ def _training(config: StageConfig, images: StageData) -> dict[str, str]:
 
 def _length(train: Train, rows: Sequence[dict[str, Any]]) -> str:
     """How many steps of the flow, and in what time where that was limited."""
-    if train.seconds is None or not rows:
+    limits = {"seconds": train.seconds, "patience": train.patience}
+    asked = [f"train.{name}={value:g}" for name, value in limits.items() if value]
+    if not asked or not rows:
         return f"{train.steps:,} steps"
     made = rows[-1]["step"] - train.pretrain_steps
-    return f"train.seconds={train.seconds:g}: {made:,} steps"
+    return f"{', '.join(asked)}: {made:,} steps"

@@ -14,7 +14,7 @@ from cascade.record import Record, load_record
 from cascade.training.checkpoints import States, load_state, save_state
 from cascade.training.learner import Learner
 from cascade.training.resume import check_resumable
-from cascade.utils.tensors import write_tensors
+from cascade.utils.tensors import load_weights, read_tensors, write_tensors
 from stages import InputError
 
 
@@ -22,14 +22,16 @@ from stages import InputError
 class Progress:
     """How far a run has come: steps made, the lowest held-out bits/dim, steps skipped.
 
-    ``improved``: the weights are the best so far, and not saved as such yet; ``in_a_row``: steps
-    skipped since the last that was not; ``seconds``: used of the budget, where there is one.
+    ``improved``: the weights are the best so far, and not saved as such yet; ``waited``: saves
+    since the best; ``in_a_row``: steps skipped since the last that was not; ``seconds``: used of
+    the budget, where there is one.
     """
 
     step: int = 0
     best: float = float("inf")
     skipped: int = 0
     improved: bool = False
+    waited: int = 0
     in_a_row: int = 0
     seconds: float = 0.0
 
@@ -78,7 +80,11 @@ class Saver:
             )
         self._check_budget(counts["seconds"])
         return Progress(
-            counts["step"], counts["best"], counts["skipped"], seconds=counts["seconds"]
+            counts["step"],
+            counts["best"],
+            counts["skipped"],
+            waited=counts["waited"],
+            seconds=counts["seconds"],
         )
 
     def _check_budget(self, used: float) -> None:
@@ -99,6 +105,8 @@ class Saver:
             "best": progress.best,
             "skipped": progress.skipped,
         }
+        if self.config.train.patience:
+            counts["waited"] = progress.waited
         if self.config.train.seconds:
             counts["seconds"] = progress.seconds
         if progress.improved:
@@ -114,10 +122,21 @@ class Saver:
         """Write the weights to use; the first time, list the stage in the cascade beside it."""
         if self.learner.pretraining:
             return
-        write_tensors(self.learner.flow.state_dict(), self.out / "model.safetensors")
+        best = self._best() if self.config.train.patience else None
+        write_tensors(best or self.learner.flow.state_dict(), self.out / "model.safetensors")
         if not self.listed:
             register(self.out)
             self.listed = True
+
+    def finish(self) -> None:
+        """Take and write the weights to use: where training may end early, the best ones."""
+        if self.config.train.patience and (best := self._best()):
+            load_weights(self.learner.flow, best, self.out / "best.safetensors")
+        self.publish()
+
+    def _best(self) -> dict[str, Tensor] | None:
+        file = self.out / "best.safetensors"
+        return read_tensors(file) if file.is_file() else None
 
     def last_state(self) -> str:
         """What there is to go on from, as a sentence."""

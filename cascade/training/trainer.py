@@ -100,9 +100,16 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are made, or the budget of seconds is used up."""
+        """Whether all steps are made, the budget of seconds is used up, or patience is."""
         budget = self.config.train.seconds
-        return self.step >= self.steps or bool(budget and self.progress.seconds >= budget)
+        spent = bool(budget and self.progress.seconds >= budget)
+        return self.step >= self.steps or spent or self.out_of_patience
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether held-out bits/dim have not fallen for as many saves as training waits."""
+        patience = self.config.train.patience
+        return bool(patience and self.progress.waited >= patience)
 
     @property
     def flow(self) -> Flow:
@@ -159,6 +166,7 @@ class Trainer:
                 seconds = time.perf_counter() - started
                 metrics["images_per_s"] = (self.step - first) * train.batch_size / seconds
                 self._record(metrics, saving, watch)
+                last = last or self.finished
             if not self.learner.pretraining and (last or self.step % train.sample_every == 0):
                 self._picture()
             if saving or (stopping and sound):
@@ -171,7 +179,7 @@ class Trainer:
         if self.learner.enter_due(self.step) or not self.saver.states.files():
             self._save()
         if self.processes.main:
-            self.saver.publish()
+            self.saver.finish()
             write_card(self.config, self.data, self.flow)
         return True
 
@@ -240,11 +248,12 @@ class Trainer:
         row |= {key: float(value) for key, value in metrics.items()}
         if self.config.train.seconds:
             row["seconds"] = self.progress.seconds
-        if not self.processes.main:
-            return
-        row |= self._validate() if validating else {}
-        self.log.write(row)
-        watch(self.step, row)
+        if self.processes.main:
+            row |= self._validate() if validating else {}
+            self.log.write(row)
+            watch(self.step, row)
+        if self.config.train.patience and validating:
+            self.progress.waited = self.processes.first(self.progress.waited)
 
     def _validate(self) -> dict[str, float]:
         """Figures of the held-out images; bits/dim lower than before are remembered."""
@@ -252,8 +261,9 @@ class Trainer:
         if self.learner.pretraining:
             return {f"{held_out.split}_l1": held_out.l1(self.learner.module)}
         result = held_out.bpd(self.flow)
+        self.progress.waited += 1
         if result < self.progress.best:
-            self.progress.best, self.progress.improved = result, True
+            self.progress.best, self.progress.improved, self.progress.waited = result, True, 0
         return {f"{held_out.split}_bpd": result, **held_out.failures(self.flow)}
 
     def _picture(self) -> None:
