@@ -1,4 +1,4 @@
-"""`train.patience`: training that ends when held-out bits/dim no longer fall, with the best weights."""
+"""`train.patience`: training ends when held-out bits/dim fall no more, with the best weights."""
 
 import pytest
 from conftest import ROOT, TINY, launch
