@@ -116,11 +116,16 @@ def _told(report: dict[str, Any]) -> str:
 
 
 def write_card(
-    folder: Path, name: str, stages: Sequence[Stage], results: Sequence[Result], license: str
+    folder: Path,
+    name: str,
+    stages: Sequence[Stage],
+    results: Sequence[Result],
+    license: str,
+    about: str = "",
 ) -> None:
     """Say what a cascade is, what it learned from, how good it is, and how it is used.
 
-    ``name`` is what it is loaded by.
+    ``name`` is what it is loaded by, ``about`` what else is said of it, in Markdown.
     """
     head = yaml.safe_dump(
         _head(name, stages, results, license), sort_keys=False, allow_unicode=True, width=100
@@ -132,6 +137,7 @@ def write_card(
     told = f"Class-conditional, {classes} classes" if classes else "Unconditional"
     told += f": {', '.join(names[:SHOWN])}{', …' * (len(names) > SHOWN)}." if names else "."
     rows = "\n".join(_row(stage) for stage in stages)
+    said = f"{about.strip()}\n\n" if about.strip() else ""
     text = f"""---
 {head}---
 
@@ -153,9 +159,11 @@ nats = cascade.log_prob(images)  # of any uint8 images of this shape
 csrflow sample {name} --num 100 --out grid.png
 ```
 
-| stage | a | makes | parameters | learned from | training |
+{said}| stage | a | makes | parameters | learned from | training |
 |---|---|---|---|---|---|
 {rows}
+
+A stage is trained again by `csrflow train STAGE/config.yaml out=AGAIN/STAGE` in this folder.
 
 {_table(results)}Pyramid: {last.config.model.pyramid}. Every setting is in each stage's \
 `config.yaml`, what its training found out in
@@ -221,6 +229,7 @@ def _row(stage: Stage) -> str:
 def _training(config: StageConfig) -> str:
     train = config.train
     long = f"{train.steps:,} steps" if train.seconds is None else f"{train.seconds:g} s"
+    long += f" or patience {train.patience}" * bool(train.patience)
     mixed = "" if train.precision == "no" else f", {train.precision}"
     return f"{long} of {train.batch_size} images, seed {config.seed}{mixed}"
 

@@ -94,7 +94,11 @@ class Pretrained(nn.Module):
         write_manifest(Path(folder), names, self.pyramid)
 
     def save_pretrained(
-        self, folder: str | Path, reports: Sequence[str | Path] = (), license: str = "mit"
+        self,
+        folder: str | Path,
+        reports: Sequence[str | Path] = (),
+        license: str = "mit",
+        about: str = "",
     ) -> None:
         """Write a new folder to be passed on: what `save` writes, and a model card.
 
@@ -103,6 +107,7 @@ class Pretrained(nn.Module):
             reports: files that `csrflow likelihood --json` and `csrflow evaluate --json` wrote of
                 these weights, whose figures the card gives with their conditions.
             license: of the weights, as hubs abbreviate licences.
+            about: what else the card says, in Markdown: where and how long training ran, say.
 
         Raises:
             InputError: the folder is not empty, or a report is of other weights.
@@ -114,7 +119,7 @@ class Pretrained(nn.Module):
         prefix = f".{folder.resolve().name}."
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as aside:
             whole = Path(aside) / "whole"
-            self._write(whole, folder.resolve().name, reports, license)
+            self._write(whole, folder.resolve().name, reports, license, about)
             if folder.is_dir():
                 folder.rmdir()
             os.replace(whole, folder)
@@ -127,6 +132,7 @@ class Pretrained(nn.Module):
         message: str = "Upload a cascade",
         reports: Sequence[str | Path] = (),
         license: str = "mit",
+        about: str = "",
     ) -> str:
         """Put what `save_pretrained` writes into a hub's repository; the commit's address.
 
@@ -137,18 +143,21 @@ class Pretrained(nn.Module):
             message: of the commit.
             reports: as for `save_pretrained`.
             license: as for `save_pretrained`.
+            about: as for `save_pretrained`.
 
         Raises:
             InputError: the hub refuses it or cannot be reached, or a report is of other weights.
         """
         with tempfile.TemporaryDirectory() as aside:
-            self._write(Path(aside), repository, reports, license)
+            self._write(Path(aside), repository, reports, license, about)
             return upload(Path(aside), repository, private, revision, message)
 
-    def _write(self, folder: Path, name: str, reports: Sequence[str | Path], license: str) -> None:
+    def _write(
+        self, folder: Path, name: str, reports: Sequence[str | Path], license: str, about: str
+    ) -> None:
         results = [result for file in reports for result in read_results(file, list(self.stages))]
         self.save(folder)
-        write_card(folder, name, list(self.stages), results, license)
+        write_card(folder, name, list(self.stages), results, license, about)
 
 
 def shipped_models() -> list[str]:

@@ -36,7 +36,8 @@ def reports(digits, few_digits, tmp_path_factory):
 
 
 def test_a_card_gives_figures_with_their_conditions(digits, reports, tmp_path):
-    Cascade.load(digits).save_pretrained(tmp_path / "new", reports, license="cc0-1.0")
+    about = "An hour of one core."
+    Cascade.load(digits).save_pretrained(tmp_path / "new", reports, "cc0-1.0", about)
     bits, scores = (json.loads(file.read_text()) for file in reports)
     card = ModelCard.load(tmp_path / "new" / "README.md")
     data = card.data
@@ -54,6 +55,7 @@ def test_a_card_gives_figures_with_their_conditions(digits, reports, tmp_path):
     assert (
         "20 samples at temperature 1.0, seed 0, 20 of 400 images at 16x16" in distance.metric_name
     )
+    assert f"\n\n{about}\n\n| stage |" in card.text
     assert bits["statement"] in card.text and "fid" not in data.metrics
     assert str(tmp_path) not in card.content and str(reports[0].parent) not in card.content
 
