@@ -18,6 +18,8 @@ COMMANDS = {
     "tables": "train and score a table of cascades",
     "figures": "draw figures of cascades and of training",
     "upscale": "enlarge a photo",
+    "compress": "images into a lossless archive",
+    "decompress": "images out of an archive",
     "explore": "play with a model in the browser",
     "bench": "measure speed and memory of a stage",
 }

@@ -253,7 +253,7 @@ class Trainer:
             self.log.write(row)
             watch(self.step, row)
         if self.config.train.patience and validating:
-            self.progress.waited = self.processes.first(self.progress.waited)
+            self.progress.waited = int(self.processes.first(self.progress.waited))
 
     def _validate(self) -> dict[str, float]:
         """Figures of the held-out images; bits/dim lower than before are remembered."""

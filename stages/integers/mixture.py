@@ -22,7 +22,8 @@ from stages.integers.bins import Bins, Components, Group
 from stages.integers.support import Support
 from stages.nets import ResidualBlock
 
-MIN_LOG_SCALE = math.log(0.02)  # of a logistic, in integers: sharper than a bin
+SHARPEST = 0.02  # scale of a logistic, in integers: sharper than a bin
+MIN_LOG_SCALE = math.log(SHARPEST)
 WIDEST = 20.0  # times the whole range: a scale that grew without end would lose its gradient
 
 
