@@ -18,7 +18,7 @@ from cascade.stage import Stage
 from cascade.transforms import haar
 from stages import InputError
 from stages.encoder import ResidualEncoder
-from stages.integers.mixture import LogisticMixture
+from stages.integers.mixture import LogisticMixture, first_half
 from stages.integers.support import reach, unlift
 
 MIDDLE = 2 ** (BITS - 1)
@@ -38,6 +38,7 @@ class FixedStage(ABC):
         self.channels, self.linear = mixture.channels, mixture.linear
         self.components = mixture.settings.components
         self.project = FixedConv(mixture.project)
+        self.halves = mixture.halves
         self.nets = [FixedParameterNet(net) for net in mixture.nets]
 
     def code_groups(
@@ -46,21 +47,38 @@ class FixedStage(ABC):
         """The groups int64 (B, C, h, w), decoded, or, where they are given, encoded."""
         known: list[Tensor] = []
         together = None
-        each: Sequence[Tensor] = hidden.chunk(self.count, dim=1)
+        each: Sequence[Tensor] = hidden.chunk(len(self.nets), dim=1)
         if len(self.nets) < self.count:  # one net predicts all groups
             together = self.nets[0](hidden, None).chunk(self.count, dim=1)
+        first = first_half(hidden)
+        everywhere = torch.ones_like(first)
         for place in range(self.count):
+            given = None if groups is None else groups[place]
+            seen = [near(value) for value in known]
             if together:
                 raw = together[place]
             else:
-                seen = torch.cat([near(v) for v in known], dim=1) if known else None
-                raw = self.nets[place](each[place], seen)
-            given = None if groups is None else groups[place]
-            known.append(self._code_group(coder, raw, *self.bounds(known, low, raw), given))
+                net = place * (1 + self.halves)
+                raw = self.nets[net](each[net], torch.cat(seen, dim=1) if seen else None)
+            bounds = self.bounds(known, low, raw)
+            if not self.halves:
+                known.append(self._code_group(coder, raw, *bounds, given, everywhere))
+                continue
+            one = self._code_group(coder, raw, *bounds, given, first)
+            half = near(one.where(first, 0))
+            raw = self.nets[net + 1](each[net + 1], torch.cat([*seen, half], dim=1))
+            two = self._code_group(coder, raw, *bounds, given, ~first)
+            known.append(one.where(first, two))
         return known
 
     def _code_group(
-        self, coder: Coder, raw: Tensor, least: Tensor, greatest: Tensor, values: Tensor | None
+        self,
+        coder: Coder,
+        raw: Tensor,
+        least: Tensor,
+        greatest: Tensor,
+        values: Tensor | None,
+        where: Tensor,
     ) -> Tensor:
         """A group's channels, one after the other: locations depend linearly on those before."""
         mixtures = self.channels * 3 * self.components
@@ -75,7 +93,8 @@ class FixedStage(ABC):
             bins = FixedBins(
                 parts[:, channel], shift, least[:, channel], greatest[:, channel], self.relative
             )
-            made.append(bins.code(coder, None if values is None else values[:, channel]))
+            given = None if values is None else values[:, channel]
+            made.append(bins.code(coder, given, where))
         return torch.stack(made, dim=1)
 
     count: int  # groups

@@ -104,11 +104,14 @@ class FixedBins:
         """The mass of all integers."""
         return 2**SIGMOID_UNIT + self.uniform * (self.greatest + 1 - self.least)
 
-    def code(self, coder: Coder, values: Tensor | None) -> Tensor:
-        """Integers (B, h, w), by halving their ranges; ``values`` where they are known."""
+    def code(self, coder: Coder, values: Tensor | None, where: Tensor) -> Tensor:
+        """Integers (B, h, w), by halving their ranges; ``values`` where they are known.
+
+        Only those of the places ``where``, bool (h, w), are coded.
+        """
         low, high = self.least.clone(), self.greatest.clone()
         under, over = torch.zeros_like(low), self.total()
-        while (open_ := low < high).any():
+        while (open_ := (low < high) & where).any():
             middle = low + high + 1 >> 1
             at_middle = self.below(middle)
             odds = (over - at_middle << ODDS) // (over - under)

@@ -46,7 +46,7 @@ class Model:
     class_loss: str = "bce"  # bce or softmax
     first: str = "none"  # none or mixture: of logistics, between the integers and the flow steps
     colour: str = "linear"  # linear or none: how a mixture's channels depend on those before
-    order: str = "subbands"  # subbands, one given those before, or together
+    order: str = "subbands"  # subbands (each given those before), halves (of each, too) or together
     mixture_width: int = 32
     mixture_blocks: int = 1
     dequantise: str = "uniform"  # uniform or variational: noise within the bins learned

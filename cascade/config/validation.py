@@ -19,7 +19,7 @@ CHOICES = {
     "model.class_loss": ("bce", "softmax"),
     "model.first": ("none", "mixture"),
     "model.colour": ("linear", "none"),
-    "model.order": ("subbands", "together"),
+    "model.order": ("subbands", "halves", "together"),
     "model.permutation": ("dense", "lu"),
     "model.dequantise": ("uniform", "variational"),
     "model.encoder": ("rrdb", "residual"),

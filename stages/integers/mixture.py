@@ -59,8 +59,9 @@ class MixtureSettings:
 
     ``components``: M. ``colour``: ``linear``: a channel's locations depend linearly on the channels
     before it, by predicted coefficients; or ``none``. ``order``: ``subbands``: a group's components
-    depend on the groups before it; ``together``: on the features alone. ``width``, ``blocks``: of
-    the nets, see `ParameterNet`.
+    depend on the groups before it; ``halves``: those of every second place, as on a chessboard,
+    also on the group's values at the places between; ``together``: on the features alone.
+    ``width``, ``blocks``: of the nets, see `ParameterNet`.
     """
 
     components: int = 4
@@ -107,10 +108,13 @@ class LogisticMixture(Bijection):
         count = settings.components
         self.linear = settings.colour == "linear"
         outputs = channels * 3 * count + (channels * (channels - 1) // 2 if self.linear else 0)
-        if settings.order == "subbands":
-            shapes = [(2 * group * channels, outputs) for group in range(support.groups)]
-        else:
+        self.halves = settings.order == "halves"
+        if settings.order == "together":
             shapes = [(0, support.groups * outputs)]
+        else:
+            seen = range(support.groups)  # groups, of two values to a net each, see `near`
+            both = [known + half for known in seen for half in (0, 1)] if self.halves else seen
+            shapes = [(2 * known * channels, outputs) for known in both]
         width = settings.width
         self.project = nn.Conv2d(features or 2, len(shapes) * width, 3, padding=1)
         self.labels: Any = None
@@ -181,7 +185,9 @@ class LogisticMixture(Bijection):
         parts, masses = [], []
         predict = self._predictor(cond)
         for noise in self.support.split(z):
-            value, part, log_mass = self._values(predict(known), noise)
+            value, part, log_mass = self._values(predict(known, None), noise)
+            if self.halves:  # the first half again, as it was, and the second, given the first
+                value, part, log_mass = self._values(predict(known, value), noise)
             known.append(value)
             parts.append(part)
             masses.append(log_mass)
@@ -209,13 +215,17 @@ class LogisticMixture(Bijection):
         known: list[Tensor] = []
         predict = self._predictor(cond)
         for value in self.support.split(whole):
-            group = predict(known)
+            group = predict(known, value if self.halves else None)
             value = torch.minimum(torch.maximum(value, group.least), group.greatest)
             yield group.all_bins(value), value
             known.append(value)
 
-    def _predictor(self, cond: Cond) -> Callable[[list[Tensor]], Group]:
-        """Predicts the next group from the integers of those before it."""
+    def _predictor(self, cond: Cond) -> Callable[[list[Tensor], Tensor | None], Group]:
+        """Predicts the next group from the integers of those before it, and from its first half.
+
+        The first half of the second argument counts; without one, only what is predicted of the
+        first half is meant.
+        """
         hidden, low = cond[0], cond[1] if len(cond) > 1 else None
         anchors: list[Any] = [0.0] * self.support.groups
         if low is not None:
@@ -225,14 +235,21 @@ class LogisticMixture(Bijection):
             together = self.nets[0](hidden).chunk(self.support.groups, dim=1)
         each = hidden.split(self.settings.width, dim=1)
 
-        def predict(known: list[Tensor]) -> Group:
+        def raw_of(net: int, seen: list[Tensor]) -> Tensor:
+            return self.nets[net](each[net], torch.cat(seen, dim=1) if seen else None)
+
+        def predict(known: list[Tensor], own: Tensor | None) -> Group:
             place = len(known)
             if together:
                 raw = together[place]
             else:
                 pairs = zip(known, anchors, strict=False)
                 seen = [near(value - anchor, self.support.bits) for value, anchor in pairs]
-                raw = self.nets[place](each[place], torch.cat(seen, dim=1) if seen else None)
+                raw = raw_of(place * (1 + self.halves), seen)
+                if own is not None:
+                    first = first_half(own)
+                    half = near((own - anchors[place]) * first, self.support.bits)
+                    raw = torch.where(first, raw, raw_of(2 * place + 1, [*seen, half]))
             return self._group(raw, anchors[place], *self.support.bounds(known, low, hidden))
 
         return predict
@@ -278,6 +295,12 @@ def positions(like: Tensor) -> Tensor:
     """Row and column of every pixel of images (B, C, h, w), from −1 to 1, (1, 2, h, w)."""
     sides = (torch.linspace(-1, 1, side, device=like.device) for side in like.shape[2:])
     return torch.stack(torch.meshgrid(*sides, indexing="ij"))[None].to(like.dtype)
+
+
+def first_half(like: Tensor) -> Tensor:
+    """Every second place of images (B, C, h, w), as on a chessboard, bool (h, w)."""
+    rows, columns = (torch.arange(side, device=like.device) for side in like.shape[2:])
+    return (rows[:, None] + columns) % 2 == 0
 
 
 def near(deviation: Tensor, bits: int) -> Tensor:

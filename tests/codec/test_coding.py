@@ -16,7 +16,8 @@ from cascade.codec.blocks import decode, encode
 from cascade.codec.fixed_stages import FixedCascade
 from stages import InputError
 
-KINDS = [(1, ()), (3, ()), (3, ("model.order=together", "model.colour=none"))]
+KINDS = [(1, ()), (3, ("model.order=halves",))]
+KINDS += [(3, ("model.order=together", "model.colour=none"))]
 
 
 @pytest.mark.parametrize(("channels", "settings"), KINDS)

@@ -96,7 +96,7 @@ def test_values_cost_what_their_probability_says(relative):
 
         # every value of a place is coded with the others, so all are open in the same rounds
         values = torch.full(shape, value)
-        assert fixed.code(coder, values).equal(values)
+        assert fixed.code(coder, values, torch.ones(1, 1, dtype=torch.bool)).equal(values)
     lengths = torch.stack(lengths)
     assert (torch.exp2(-lengths).sum(0) - 1).abs().max() < 1e-4
     parts = Components(

@@ -22,6 +22,7 @@ MIDDLE = 2 ** (BITS - 1)
 SMALL = {"width": 8, "bits": BITS}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
 APART = MixtureSettings(3, "linear", "subbands", width=8)
+HALVES = MixtureSettings(2, "linear", "halves", width=4, blocks=1)
 TOGETHER = MixtureSettings(2, "none", "together", width=4, blocks=0)
 FLOWS = {  # colours, whether of details, the flow
     "details alone": (
@@ -45,6 +46,9 @@ FLOWS = {  # colours, whether of details, the flow
     ),
     "glow, steps, classes": (
         3, False, lambda: glow((3, 4, 4), 2, 1, **SMALL, first=APART, classes=3)
+    ),
+    "halves of details": (
+        3, True, lambda: srflow((3, 8, 8), 1, 1, **SMALL, **ENCODER, details=True, first=HALVES),
     ),
     "glow alone": (1, False, lambda: glow((1, 4, 4), 1, 0, **SMALL, first=APART)),
 }  # fmt: skip
@@ -120,7 +124,7 @@ def test_all_noise_makes_values_that_images_have(name, scale):
     assert flow.decode(noise, low, label)[0].isnan().any()
 
 
-@pytest.mark.parametrize("order", [APART, TOGETHER])
+@pytest.mark.parametrize("order", [APART, HALVES, TOGETHER])
 @pytest.mark.parametrize("kind", ["details", "pixels", "glow"])
 @torch.no_grad()
 def test_probabilities_of_images_sum_to_one(kind, order):
@@ -140,6 +144,21 @@ def test_probabilities_of_images_sum_to_one(kind, order):
         below = condition(torch.full((len(given), 1, 1, 1), low))
         nats = flow.log_prob(condition(given), below) - given[0].numel() * math.log(4)
         assert nats.exp().sum() == pytest.approx(1, abs=1e-9)
+
+
+@torch.no_grad()
+def test_probabilities_sum_to_one_where_half_a_group_is_given_the_other_half():
+    """Of all 256 one-bit images of 4x2, whose groups are of two places each."""
+    images = all_integers(0, 2, (1, 4, 2))
+    flow = randomise(glow((1, 4, 2), 1, 0, width=4, bits=1, first=HALVES))
+    nats = flow.log_prob(centre(images, torch.float64, 1)) - 8 * math.log(2)
+    assert nats.exp().sum() == pytest.approx(1, abs=1e-9)
+    other = images.clone()
+    other[:, :, 0, 0] ^= 1  # the first place of the first group: black ones read it
+    change = flow.log_prob(centre(other, torch.float64, 1)) - flow.log_prob(
+        centre(images, torch.float64, 1)
+    )
+    assert change.abs().max() > 1e-3
 
 
 @torch.no_grad()
