@@ -19,6 +19,8 @@ from cascade.pretrained import find_model
 from cascade.utils.workers import ending_on_sigterm, usual_processes
 from stages import InputError
 
+WORTH_PROCESSES = 2**20  # bytes of image files: what processes take to begin is lost on fewer
+
 
 def main() -> None:
     args = parse()
@@ -30,7 +32,8 @@ def main() -> None:
     cascade = Cascade.load(folder)
     check_codable(cascade)
     files = find_images(args.images)
-    count = args.processes or min(usual_processes(), -(-len(files) // args.block))
+    large = sum(file.stat().st_size for file in files.values()) >= WORTH_PROCESSES
+    count = args.processes or (usual_processes() if large else 1)
     started = time.perf_counter()
     with ending_on_sigterm(), Progress(console=cli.console, transient=True) as bar:
         task = bar.add_task("compressing", total=len(files))

@@ -19,6 +19,8 @@ from cascade.pretrained import find_model
 from cascade.utils.workers import ending_on_sigterm, usual_processes
 from stages import InputError
 
+WORTH_PROCESSES = 2**18  # bytes of an archive: what processes take to begin is lost on fewer
+
 
 def main() -> None:
     args = parse()
@@ -39,7 +41,8 @@ def main() -> None:
     cascade = Cascade.load(folder)
     check_weights(archive, cascade)
     check_codable(cascade)
-    count = args.processes or min(usual_processes(), len(archive.index.checks))
+    large = Path(args.archive).stat().st_size >= WORTH_PROCESSES
+    count = args.processes or (usual_processes() if large else 1)
     started = time.perf_counter()
     with ending_on_sigterm(), Progress(console=cli.console, transient=True) as bar:
         task = bar.add_task("decompressing", total=len(names))
