@@ -67,6 +67,8 @@ def read_pixels(file: Path) -> Tensor:
     try:
         with Image.open(file) as opened:
             frames, mode = getattr(opened, "n_frames", 1), opened.mode
+            if ";16" in str([tile[3] for tile in opened.tile]):  # Pillow drops the lower 8 bits
+                mode = f"{mode} of 16 bits"
             clear = "transparency" in opened.info
         if mode not in AS_THEY_ARE or clear:
             kind = "transparency" if clear or mode.endswith("A") else f"the mode {mode}"

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -227,6 +228,18 @@ def test_a_foreign_file_is_said_to_be_one(tmp_path):
     assert done.returncode == 2 and "there is no archive" in done.stderr
 
 
+def png_of_16_bits():
+    """One pixel of three values of 16 bits, which Pillow reads as 8."""
+
+    def chunk(kind, data):
+        check = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + check
+
+    size = (1).to_bytes(4, "big") * 2
+    parts = (b"IHDR", size + bytes([16, 2, 0, 0, 0])), (b"IDAT", zlib.compress(bytes(range(7))))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts) + chunk(b"IEND", b"")
+
+
 def test_what_cannot_be_kept_is_refused_before_anything_is_written(run, tmp_path):
     grey = Image.new("L", (4, 4))
     wrong = {
@@ -240,6 +253,11 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_written(run, tmp_path
             "compress", tmp_path / name, "--model", run[1], "--out", tmp_path / "a.csrf"
         )
         assert done.returncode == 2 and reason in done.stderr, done.stderr
+    (tmp_path / "colours.png").write_bytes(png_of_16_bits())
+    done = run_tool(
+        "compress", tmp_path / "colours.png", "--model", run[3], "--out", tmp_path / "a.csrf"
+    )
+    assert done.returncode == 2 and "the mode RGB of 16 bits" in done.stderr, done.stderr
     (tmp_path / "text.png").write_text("hello")
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
