@@ -13,6 +13,7 @@ from cascade.commands import (
     bench,
     evaluate,
     explore,
+    features,
     figures,
     likelihood,
     main,
@@ -23,7 +24,7 @@ from cascade.commands import (
 )
 from cascade.commands.shared.interrupt import INTERRUPTED
 
-MODULES = [bench, evaluate, explore, figures, likelihood, sample, tables, train, upscale]
+MODULES = [bench, evaluate, explore, features, figures, likelihood, sample, tables, train, upscale]
 
 
 def csrflow(*words: str) -> subprocess.CompletedProcess:
