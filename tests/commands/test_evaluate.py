@@ -21,7 +21,7 @@ from stages import InputError
 def net(tmp_path_factory):
     """A feature net that `csrflow features` trained, on digits of another size."""
     file = tmp_path_factory.mktemp("net") / "digits.pt"
-    words = ["--channels", 1, "--width", 8, "--epochs", 2, "--out", file]
+    words = ["--channels", 1, "--width", 8, "--batch", 64, "--epochs", 2, "--out", file]
     done = run_tool("features", "digits", *words)
     assert done.returncode == 0, done.stderr
     return file
