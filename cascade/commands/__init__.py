@@ -15,6 +15,7 @@ COMMANDS = {
     "sample": "draw a grid of samples",
     "likelihood": "bits/dim of a data set",
     "evaluate": "FID and other scores of samples, super-resolution scores of real pairs",
+    "features": "train a net whose features scores compare",
     "tables": "train and score a table of cascades",
     "figures": "draw figures of cascades and of training",
     "upscale": "enlarge a photo",

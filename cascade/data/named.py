@@ -88,7 +88,7 @@ def _split(splits: Splits, name: str, channels: int, split: str) -> ImageSource:
     source = splits(split)
     if source.shape[0] != channels:
         raise InputError(
-            f"data set {name} has {source.shape[0]} channels, the stage expects {channels}"
+            f"data set {name} has {source.shape[0]} channels, {channels} were asked for"
         )
     return source
 

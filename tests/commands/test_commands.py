@@ -11,8 +11,11 @@ from conftest import ROOT, run_tool
 from cascade.commands import (
     COMMANDS,
     bench,
+    compress,
+    decompress,
     evaluate,
     explore,
+    features,
     figures,
     likelihood,
     main,
@@ -23,7 +26,8 @@ from cascade.commands import (
 )
 from cascade.commands.shared.interrupt import INTERRUPTED
 
-MODULES = [bench, evaluate, explore, figures, likelihood, sample, tables, train, upscale]
+MODULES = [bench, compress, decompress, evaluate, explore, features, figures, likelihood, sample]
+MODULES += [tables, train, upscale]
 
 
 def csrflow(*words: str) -> subprocess.CompletedProcess:

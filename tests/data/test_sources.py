@@ -185,7 +185,7 @@ def test_an_empty_split_says_why(tmp_path):
     [
         ("imagenet", "train", 3, "unknown data set 'imagenet'"),
         ("mnist5k", "trian", 1, "unknown split 'trian'"),
-        ("mnist5k", "train", 3, "has 1 channels, the stage expects 3"),
+        ("mnist5k", "train", 3, "has 1 channels, 3 were asked for"),
     ],
 )
 def test_names_that_are_wrong(name, split, channels, message):

@@ -22,6 +22,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="data set, folder or .npz; what the cascade learned from")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--limit", type=cli.positive, help="score so many, drawn by chance")
+    add_reading_arguments(parser)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """How to read them."""
     parser.add_argument("--resize", type=cli.positive, help="bring other images to this side")
     parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images")
     parser.add_argument("--root", default="data", help="where downloads go")
