@@ -72,7 +72,9 @@ class Classifier:
         with warnings.catch_warnings():  # TorchScript is the format that scores read
             warnings.filterwarnings("ignore", r"`torch\.jit\.", FutureWarning)
             warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
-            torch.jit.save(torch.jit.script(self.features.cpu()), buffer)
+            script = torch.jit.script(self.features.cpu().eval())
+            # frozen, or it would hold methods in an order that Python's hashes decide
+            torch.jit.save(torch.jit.freeze(script), buffer)
         with whole(file) as aside:
             aside.write_bytes(buffer.getvalue())
         return hashlib.sha256(buffer.getvalue()).hexdigest()

@@ -51,3 +51,13 @@ def test_all_steps_are_told_of_and_the_global_generator_is_left_alone():
         assert [step for step, _ in seen] == list(range(1, steps + 1))
         assert steps == schedule.steps(10) and all(0 <= right <= 1 for _, right in seen)
         assert not classifier.features.training and 0 <= classifier.accuracy(source) <= 1
+
+
+def test_a_net_is_a_function_of_the_seed():
+    images = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8)
+    source = ArrayImages(images, torch.arange(8) % 2)
+    one, same, other = (
+        train(source, Schedule(epochs=2, width=2, batch=4, seed=seed), "cpu", lambda *_: None)
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(one(images), same(images)) and not torch.equal(one(images), other(images))
