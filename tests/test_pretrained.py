@@ -112,8 +112,13 @@ def test_tools_take_names_of_models_and_classes(shipped, tmp_path):
     found = torch.from_numpy(np.load("s.npz")["images"]).permute(0, 3, 1, 2)
     assert torch.equal(found, expected)
     Image.new("L", (16, 16)).save("low.png")
-    for label, picture in (("dog", "named"), ("1", "other"), ("2", "numbered")):
-        done = run_tool("upscale", "toy", "low.png", "--label", label, "--out", picture,
+    by_model = ["low.png", "--model", "toy"]
+    for label, picture, words in (
+        ("dog", "named", ["toy", "low.png"]),
+        ("1", "other", by_model),
+        ("2", "numbered", by_model),
+    ):
+        done = run_tool("upscale", *words, "--label", label, "--out", picture,
                         cwd=tmp_path / "here")  # fmt: skip
         assert done.returncode == 0, done.stderr
     named, other, numbered = (
@@ -132,6 +137,8 @@ def test_tools_take_names_of_models_and_classes(shipped, tmp_path):
         ("upscale", ["tow", "low.png"], "comes with the package (toy)"),
         ("figures", ["samples", "tow", "--out", "f.png"], "comes with the package (toy)"),
         ("sample", ["toy", "--classes", "cat,cow"], "no class 'cow': name one of cat, dog, 1, gui"),
+        ("upscale", ["low.png"], "name the model once"),
+        ("upscale", ["toy", "low.png", "--model", "toy"], "name the model once"),
         ("upscale", ["toy", "low.png", "--label", "cow"], "no class 'cow': name one of cat, dog"),
     ],
 )

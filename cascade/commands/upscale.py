@@ -126,7 +126,8 @@ def draw(
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    cli.add_run_arguments(parser)
+    cli.add_run_arguments(parser, nargs="?")
+    parser.add_argument("--model", help="the same, by a word of its own")
     parser.add_argument("photo", help="an image file of any size, mode and format")
     parser.add_argument("--factor", type=int, default=2, help="2 by one stage, 4 by two, ...")
     parser.add_argument("--num", type=cli.positive, default=1, help="samples to draw")
@@ -150,7 +151,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sheet", help="also draw a detail of everything, side by side")
     parser.add_argument("--out", default="out", help="folder to write to")
     parser.add_argument("--format", choices=list(FORMATS), default="png", help="of the files")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.run is None) == (args.model is None):
+        raise InputError("name the model once: upscale MODEL PHOTO, or PHOTO --model MODEL")
+    args.run = args.run or args.model
+    return args
 
 
 def check_cost(photo: Photo, args: argparse.Namespace) -> None:
