@@ -53,6 +53,7 @@ def test_sums_are_those_of_integers_of_any_length():
             total = (weight[channel] * window).sum() + int(fixed.bias[channel])
             expected = min(max(total >> WEIGHT, -LARGEST), LARGEST)
             assert int(fixed(x)[0, channel, row, column]) == expected
+    assert fixed(x.repeat(5, 1, 1, 1))[3:4].equal(fixed(x))  # however many at once
     near = conv.double()(x / 2**UNIT) * 2**UNIT
     inside = near.abs() < LARGEST
     assert inside.any() and ((fixed(x) - near)[inside].abs() / LARGEST).max() < 1e-3
