@@ -1,4 +1,4 @@
-"""A Space that shows a model: its settings give MODEL, a hub's owner/repository."""
+"""A Space that shows a model: MODEL of its settings, a hub's owner/repository, or the digits."""
 
 import os
 from functools import partial
@@ -7,6 +7,6 @@ from cascade.web.model import open_model
 from cascade.web.page import serve
 
 if __name__ == "__main__":
-    model = open_model(os.environ["MODEL"])
+    model = open_model(os.environ.get("MODEL", "digits"))
     log = partial(print, flush=True)
     serve(model, host="0.0.0.0", port=int(os.environ.get("PORT", "7860")), ready=log)

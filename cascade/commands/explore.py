@@ -8,6 +8,8 @@ from cascade.commands.shared import cli
 from cascade.web.model import open_model
 from cascade.web.page import LOCAL, serve
 
+USUAL = "digits"  # comes with the package
+
 
 def main() -> None:
     args = parse()
@@ -20,7 +22,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help=cli.RUN)
+    parser.add_argument("model", nargs="?", default=USUAL, help=f"{cli.RUN} (default: {USUAL})")
     parser.add_argument("--host", default=LOCAL, help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, help="the first free one from 7860 on if not given")
     parser.add_argument("--no-browser", action="store_true", help="open none")
