@@ -15,12 +15,13 @@ from typing import Any
 
 from torch import Tensor
 
-from cascade.codec.pictures import COLOUR, GREY, MOST_PIXELS, check_name, count_tiles
+from cascade.codec.pictures import COLOUR, GREY, MOST_PIXELS, check_name, count_tiles, folded
 from stages import InputError
 
 FORMAT = 1  # of the archive and of the arithmetic that its probabilities come from
 INDEX = "index.json"
-LARGEST_INDEX = 2**28  # bytes
+LARGEST_INDEX = 2**26  # bytes
+MOST_INFLATED = 100  # bytes of the index for each that is stored
 MOST_TILES = 1024  # of a block
 WORST = 32  # bytes that a value takes at most
 TIME = (1980, 1, 1, 0, 0, 0)  # of every member: the same images give the same archive
@@ -80,7 +81,9 @@ class ArchiveWriter:
     def close(self, index: Index) -> None:
         """End with the index."""
         info = zipfile.ZipInfo(INDEX, TIME)
-        text = json.dumps(asdict(index), separators=(",", ":"))
+        text = json.dumps(asdict(index), separators=(",", ":")).encode()
+        if len(text) > LARGEST_INDEX:
+            raise InputError("these are too many images for one archive: make several")
         self.zip.writestr(info, text, zipfile.ZIP_DEFLATED, 9)
         self.zip.close()
 
@@ -96,7 +99,9 @@ class Archive:
         try:
             self.zip = zipfile.ZipFile(file)
             info = self.zip.getinfo(INDEX)
-            if info.file_size > LARGEST_INDEX:
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError("its index is packed in a way that csrflow compress never uses")
+            if info.file_size > min(LARGEST_INDEX, 2**16 + MOST_INFLATED * info.compress_size):
                 raise ValueError("its index is too large")
             with self.zip.open(info) as opened:
                 text = opened.read(LARGEST_INDEX)
@@ -182,7 +187,7 @@ def _check(index: Index) -> None:
         if not isinstance(entry.name, str):
             raise InputError("damaged: an image's name is none")
         check_name(entry.name)
-        names.add(entry.name)
+        names.add(folded(entry.name))
         sides = [entry.height, entry.width]
         if entry.mode not in (GREY, COLOUR) or not _wholes(sides, 1, MOST_PIXELS):
             raise InputError(f"damaged: {entry.name} has no size or mode that an image has")

@@ -127,7 +127,8 @@ def decompress(
         entry.name: (entry, end - count, end)
         for entry, count, end in zip(index.files, index.tiles, ends, strict=True)
     }
-    wanted = [spans[name] for name in spans if name in set(names)]
+    asked = set(names)
+    wanted = [span for name, span in spans.items() if name in asked]
     blocks = list(dict.fromkeys(n for _, start, end in wanted for n in _blocks(start, end, size)))
     tasks = ((archive.block(n), min(size, ends[-1] - n * size)) for n in blocks)
     with mapping(decoder, cascade, folder, processes) as apply:

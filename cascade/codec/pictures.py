@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,26 +15,38 @@ from torch import Tensor
 
 from cascade.data.decoding import UNREADABLE, upright
 from cascade.data.folders import EXTENSIONS
-from stages import InputError
+from stages import InputError, InputWarning
 
 GREY, COLOUR = "L", "RGB"
 AS_THEY_ARE = {"1": GREY, "L": GREY, "P": COLOUR, "RGB": COLOUR}  # modes, and what they become
 MOST_PIXELS = 2**28  # of an image
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # whose contents are known
+LAYOUTS = ("1", "1;I", "L", "L;I", "L;2", "L;4", "P", "P;1", "P;2", "P;4", "RGB", "BGR")  # in files
+BITS_PER_SAMPLE, SAMPLES, EXTRA_SAMPLES = 258, 277, 338  # tags of TIFF
 FORBIDDEN = set('\\:*?"<>|')  # in names, on one system or another
+RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))}
+LONGEST = 200  # bytes of a part of a name
 
 
 def find_images(given: Sequence[str]) -> dict[str, Path]:
     """Image files by the name that each has in an archive, in their order.
 
     A file is known by its own name, one of a folder by its path in it; ``.png`` takes the place of
-    other endings. Raises `InputError` where there are none, or two of one name.
+    other endings. Files of a folder that are no images are left out, with a remark. Raises
+    `InputError` where there are none, or two of one name.
     """
     found: dict[str, Path] = {}
+    places: dict[str, Path] = {}  # by name as a system sees it that does not tell A from a
     for word in given:
         path = Path(word)
         if path.is_dir():
-            files = [f for f in sorted(path.rglob("*")) if f.suffix.lower() in EXTENSIONS]
-            pairs = [(f.relative_to(path), f) for f in files if f.is_file()]
+            files = [f for f in sorted(path.rglob("*")) if not f.is_dir()]
+            chosen = [f for f in files if f.suffix.lower() in EXTENSIONS and f.is_file()]
+            if len(chosen) < len(files):
+                left = next(f for f in files if f not in set(chosen))
+                remark = f"{len(files) - len(chosen)} files of {word} are left out, such as {left}"
+                warnings.warn(remark, InputWarning, stacklevel=2)
+            pairs = [(f.relative_to(path), f) for f in chosen]
         elif path.is_file():
             pairs = [(Path(path.name), path)]
         else:
@@ -39,10 +54,10 @@ def find_images(given: Sequence[str]) -> dict[str, Path]:
         for inner, file in pairs:
             name = inner.with_suffix(".png").as_posix()
             check_name(name)
-            if name in found:
+            other = places.setdefault(folded(name), file)
+            if other is not file:
                 raise InputError(
-                    f"{found[name]} and {file} would both be {name}: compress them apart, or "
-                    "rename one"
+                    f"{other} and {file} would both be {name}: compress them apart, or rename one"
                 )
             found[name] = file
     if not found:
@@ -51,11 +66,20 @@ def find_images(given: Sequence[str]) -> dict[str, Path]:
 
 
 def check_name(name: str) -> None:
-    """Raise `InputError` unless a name lies within a folder, on every system."""
-    parts = PurePosixPath(name).parts
-    sound = 0 < len(name) <= 1024 and name.isprintable() and not FORBIDDEN & set(name)
-    if not sound or name.startswith("/") or "//" in name or {"", ".", ".."} & set(parts):
+    """Raise `InputError` unless a name is that of a PNG file within a folder, on every system."""
+    parts = name.split("/")
+    sound = name.isprintable() and not FORBIDDEN & set(name) and name.endswith(".png")
+    for part in parts:
+        sound &= part not in ("", ".png") and part == part.strip(" ").rstrip(".")
+        sound &= len(part.encode("utf-8", "surrogateescape")) <= LONGEST
+        sound &= part.split(".")[0].casefold() not in RESERVED
+    if not sound or len(name) > 1024:
         raise InputError(f"{name!r} cannot be a file's name in an archive")
+
+
+def folded(name: str) -> str:
+    """What names are the same by, on systems that do not tell some apart."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def read_pixels(file: Path) -> Tensor:
@@ -66,21 +90,47 @@ def read_pixels(file: Path) -> Tensor:
     """
     try:
         with Image.open(file) as opened:
-            frames, mode = getattr(opened, "n_frames", 1), opened.mode
-            if ";16" in str([tile[3] for tile in opened.tile]):  # Pillow drops the lower 8 bits
-                mode = f"{mode} of 16 bits"
-            clear = "transparency" in opened.info
-        if mode not in AS_THEY_ARE or clear:
-            kind = "transparency" if clear or mode.endswith("A") else f"the mode {mode}"
-            raise InputError(f"{file} has {kind}: only grey and RGB images of 8 bits keep it all")
-        if frames > 1:
-            raise InputError(f"{file} is an animation: only single images keep it all")
-        pixels = torch.from_numpy(np.array(upright(file).convert(AS_THEY_ARE[mode])))
+            mode, lost = opened.mode, _lost(opened)
+        image = None if lost else upright(file).convert(AS_THEY_ARE[mode])
     except UNREADABLE as error:
         raise InputError(f"cannot read image {file}: {error}") from None
+    if image is None:
+        raise InputError(f"{file} has {lost}: only single images, grey or RGB, of 8 bits are kept")
+    pixels = torch.from_numpy(np.array(image))
     if pixels.shape[0] * pixels.shape[1] > MOST_PIXELS:
         raise InputError(f"{file} has more than {MOST_PIXELS:,} pixels: cut it up")
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def _lost(opened: Any) -> str:
+    """What of an image file its grey or RGB pixels of 8 bits would not hold; "" if nothing.
+
+    Pillow itself drops channels and lower bits of some formats unasked.
+    """
+    if opened.format not in FORMATS:
+        return f"the format {opened.format}"
+    if "transparency" in opened.info or opened.mode.endswith(("A", "a")):
+        return "transparency"
+    if opened.mode not in AS_THEY_ARE:
+        return f"the mode {opened.mode}"
+    if getattr(opened, "n_frames", 1) > 1:
+        return "several frames"
+    if opened.palette and opened.palette.mode != "RGB":
+        return "a palette with transparency"
+    if opened.format == "TIFF":
+        tags: Any = opened.getexif()
+        bits = tags.get(BITS_PER_SAMPLE, 1)
+        deep = max(bits) if isinstance(bits, tuple) else bits
+        more = tags.get(SAMPLES, 1) > len(opened.getbands()) or tags.get(EXTRA_SAMPLES)
+        if deep > 8 or more:
+            return "more channels" if more else f"values of {deep} bits"
+    for _, _, _, details in opened.tile:  # how the file's bytes become pixels
+        layout = details[0] if isinstance(details, tuple) else details
+        deepest = details[1] if opened.format == "PPM" and isinstance(details, tuple) else 255
+        known = layout in LAYOUTS or opened.format in ("GIF", "WEBP")
+        if not known or deepest != 255:
+            return f"a layout of {layout}"
+    return ""
 
 
 def write_pixels(pixels: Tensor, file: Path) -> None:
@@ -124,11 +174,15 @@ def from_tiles(tiles: Tensor, mode: str, height: int, width: int) -> Tensor:
 def grouped(parts: Iterable[Tensor], size: int) -> Iterator[Tensor]:
     """Tiles of all parts, ``size`` at a time; the last ones are fewer."""
     waiting: list[Tensor] = []
+    free = size
     for part in parts:
-        waiting.append(part)
-        while sum(map(len, waiting)) >= size:
-            joined = torch.cat(waiting)
-            yield joined[:size]
-            waiting = [joined[size:]]
-    if any(map(len, waiting)):
+        start = 0
+        while start < len(part):
+            waiting.append(part[start : start + free])
+            start += len(waiting[-1])
+            free -= len(waiting[-1])
+            if not free:
+                yield torch.cat(waiting)  # a copy: a view would take the whole image with it
+                waiting, free = [], size
+    if waiting:
         yield torch.cat(waiting)

@@ -32,6 +32,8 @@ def main() -> None:
     cascade = Cascade.load(folder)
     check_codable(cascade)
     files = find_images(args.images)
+    if Path(args.out).resolve() in {file.resolve() for file in files.values()}:
+        raise InputError(f"--out {args.out} is one of the images: give the archive another name")
     large = sum(file.stat().st_size for file in files.values()) >= WORTH_PROCESSES
     count = args.processes or (usual_processes() if large else 1)
     started = time.perf_counter()

@@ -15,7 +15,7 @@ from cascade.codec.blocks import range_coder
 from cascade.codec.compression import check_weights, decompress
 from cascade.codec.fixed_stages import check_codable
 from cascade.commands.shared import cli
-from cascade.pretrained import find_model
+from cascade.pretrained import find_model, shipped_models
 from cascade.utils.workers import ending_on_sigterm, usual_processes
 from stages import InputError
 
@@ -37,7 +37,7 @@ def main() -> None:
     out = Path(args.out)
     range_coder()
     cli.check_outputs([str(out / name) for name in names], args.force)
-    folder = find_model(args.model or archive.index.model)
+    folder = find_model(args.model or named(archive))
     cascade = Cascade.load(folder)
     check_weights(archive, cascade)
     check_codable(cascade)
@@ -51,6 +51,17 @@ def main() -> None:
         )
     seconds = time.perf_counter() - started
     cli.say(f"{out}: {len(names):,} images, {seconds:.1f} s, {len(names) / seconds:.1f} images/s")
+
+
+def named(archive: Archive) -> str:
+    """The model that an archive names, if it comes with the package: no other name is trusted."""
+    name = archive.index.model
+    if name not in shipped_models():
+        raise InputError(
+            f"{archive.file} was made with a model named {name!r}, which does not come with the "
+            "package: name it by --model"
+        )
+    return name
 
 
 def show(archive: Archive) -> None:
@@ -67,7 +78,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("archive", help="what csrflow compress wrote")
     parser.add_argument("--out", help="folder to write the images to, as PNG files")
-    parser.add_argument("--model", help="in place of the model that the archive names")
+    parser.add_argument("--model", help="that made it, if it does not come with the package")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="images to take out, not all")
     parser.add_argument("--list", action="store_true", help="show what it holds, and end")
     parser.add_argument("--processes", type=cli.positive, help="that work at once")

@@ -70,7 +70,10 @@ def test_the_command_line_gives_back_every_pixel(run, album, tmp_path, channels)
     said, size = json.loads((tmp_path / "a.json").read_text()), (tmp_path / "a.csrf").stat().st_size
     assert said["bytes"] == size == said["blocks"] + said["rest"] and said["images"] == 6
     assert said["values"] == sum(pixels(f).size for f in find_images([str(album)]).values())
-    done = run_tool("decompress", tmp_path / "a.csrf", "--out", tmp_path / "out")
+    words = [tmp_path / "a.csrf", "--out", tmp_path / "out"]
+    done = run_tool("decompress", *words)
+    assert done.returncode == 2 and "name it by --model" in done.stderr
+    done = run_tool("decompress", *words, "--model", run[channels])
     assert done.returncode == 0, done.stderr
     same(album, tmp_path / "out")
     assert zipfile.ZipFile(tmp_path / "a.csrf").testzip() is None
@@ -176,9 +179,15 @@ def index_with(**changes):
         (index_with(name="/escape.png"), "cannot be a file's name"),
         (index_with(name="a\\..\\b.png"), "cannot be a file's name"),
         (index_with(name="c:x.png"), "cannot be a file's name"),
+        (index_with(name="."), "cannot be a file's name"),
+        (index_with(name="a/./b.png"), "cannot be a file's name"),
+        (index_with(name="a/Con.x.png"), "cannot be a file's name"),
+        (index_with(name="a. /b.png"), "cannot be a file's name"),
+        (index_with(name="l" * 201 + ".png"), "cannot be a file's name"),
+        (index_with(name="x.exe"), "cannot be a file's name"),
         (index_with(name=""), "cannot be a file's name"),
         (index_with(name=3), "name is none"),
-        (index_with(name="grey.png"), "two images have one name"),
+        (index_with(name="Grey.png"), "two images have one name"),
         (index_with(height=2**20, width=2**20), "more than 268,435,456 pixels"),
         (index_with(height=-1), "no size or mode"),
         (index_with(width=True), "no size or mode"),
@@ -192,6 +201,7 @@ def index_with(**changes):
         (index_with(format=99), "later version"),
         (index_with(more=1), "has other parts"),
         (index_with(weights={"glow8": "0"}), "other weights"),
+        (lambda m: {**m, INDEX: "[" + "[]," * 10**6 + "[]]"}, "its index is too large"),
         (lambda m: {**m, INDEX: "[]"}, "the index is none"),
         (lambda m: {**m, INDEX: "["}, "is no archive of csrflow compress"),
         (lambda m: {**m, INDEX: "[" * 100_000}, "is no archive of csrflow compress"),
@@ -246,6 +256,9 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_written(run, tmp_path
         "alpha.png": (Image.new("RGBA", (4, 4)), "transparency"),
         "deep.png": (Image.fromarray(np.zeros((4, 4), np.uint16)), "the mode I;16"),
         "print.tiff": (Image.new("CMYK", (4, 4)), "the mode CMYK"),
+        "mixed.png": (Image.new("LA", (4, 4)), "transparency"),
+        "four.bmp": (Image.new("RGBA", (4, 4)), "a layout of BGRX"),
+        "moving.tga": (Image.new("RGB", (4, 4)), "the format TGA"),
     }
     for name, (picture, reason) in wrong.items():
         picture.save(tmp_path / name)
@@ -253,37 +266,50 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_written(run, tmp_path
             "compress", tmp_path / name, "--model", run[1], "--out", tmp_path / "a.csrf"
         )
         assert done.returncode == 2 and reason in done.stderr, done.stderr
-    (tmp_path / "colours.png").write_bytes(png_of_16_bits())
-    done = run_tool(
-        "compress", tmp_path / "colours.png", "--model", run[3], "--out", tmp_path / "a.csrf"
-    )
-    assert done.returncode == 2 and "the mode RGB of 16 bits" in done.stderr, done.stderr
+    deep = {
+        "colours.png": (png_of_16_bits(), "a layout of RGB;16B"),
+        "deep.ppm": (b"P6 1 1 65535 " + bytes(6), "a layout of RGB"),
+        "ten.pgm": (b"P5 1 1 1023 " + bytes(2), "the mode I"),
+        "plain.ppm": (b"P3 1 1 999 1 2 3", "a layout of RGB"),
+    }
+    for name, (content, reason) in deep.items():
+        (tmp_path / name).write_bytes(content)
+        done = run_tool(
+            "compress", tmp_path / name, "--model", run[3], "--out", tmp_path / "a.csrf"
+        )
+        assert done.returncode == 2 and reason in done.stderr, done.stderr
+    frames = [Image.new("L", (4, 4), value) for value in (0, 255)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
     (tmp_path / "text.png").write_text("hello")
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        grey.save(tmp_path / folder / "a.png")
-    both = (tmp_path / "one" / "a.png", tmp_path / "two" / "a.png")
+    for place in ("one/a.png", "two/A.PNG"):
+        (tmp_path / place).parent.mkdir()
+        grey.save(tmp_path / place)
+    both = (tmp_path / "one" / "a.png", tmp_path / "two" / "A.PNG")
     (tmp_path / "none").mkdir()
     for words, reason in (
         ([tmp_path / "text.png"], "cannot read image"),
-        (both, "would both be a.png"),
+        (both, "would both be A.png"),
         ([tmp_path / "missing.png"], "there is no image"),
+        ([tmp_path / "film.gif"], "several frames"),
         ([tmp_path / "none"], "there are no images"),
         ([both[0], "--block", 5000], "--block is at most 1024"),
     ):
         done = run_tool("compress", *words, "--model", run[1], "--out", tmp_path / "a.csrf")
         assert done.returncode == 2 and reason in done.stderr, done.stderr
     assert not (tmp_path / "a.csrf").exists()
+    done = run_tool("compress", both[0], "--model", run[1], "--out", both[0], "--force")
+    assert done.returncode == 2 and "is one of the images" in done.stderr
 
 
 def test_images_are_listed_chosen_and_not_written_over(run, album, archive, tmp_path):
     done = run_tool("decompress", archive, "--list")
     assert done.returncode == 0 and "inner/dot.png" in done.stdout and "21x37" in done.stdout
     out = tmp_path / "out"
-    done = run_tool("decompress", archive, "--out", out, "--only", "inner/dot.png")
+    words = ["--only", "inner/dot.png", "--model", run[1]]
+    done = run_tool("decompress", archive, "--out", out, *words)
     assert done.returncode == 0 and [f.name for f in out.rglob("*.png")] == ["dot.png"]
     for words, reason in (
-        (["--out", out], "exists; pass --force"),
+        (["--out", out, "--model", run[1]], "exists; pass --force"),
         (["--out", out, "--only", "nothing.png"], "holds no nothing.png"),
         ([], "--out"),
         (["--out", out, "--model", run[3], "--force"], "made with other weights"),
