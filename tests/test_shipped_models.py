@@ -1,5 +1,6 @@
 """The models in `models/`: they load by name, draw, score, and say what they are."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from cascade import Cascade
 from cascade.codec.blocks import decode, encode
 from cascade.codec.fixed_stages import FixedCascade
+from cascade.data import open_images
 from cascade.pretrained import HOME, shipped_models
 
 
@@ -30,6 +32,13 @@ def test_a_lossless_model_gives_back_noise_too(name):
     fixed, noise = FixedCascade(cascade), torch.randint(256, (2, *cascade.shape))
     images = torch.cat([cascade.sample(2, seed=0), noise.to(torch.uint8)])
     assert decode(fixed, encode(fixed, images), 4).equal(images)
+
+
+def test_digits_take_the_bits_that_their_likelihood_says():
+    cascade = Cascade.from_pretrained("digits-lossless")
+    digits = open_images("mnist5k", "test", channels=1).pixels[::10]
+    bits = -cascade.log_prob(digits).sum().item() / math.log(2)
+    assert abs(8 * len(encode(FixedCascade(cascade), digits)) - bits) < 0.01 * bits
 
 
 def test_all_of_them_are_small():
