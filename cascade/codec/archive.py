@@ -66,7 +66,7 @@ class Index:
 
 
 class ArchiveWriter:
-    """Writes an archive, block by block."""
+    """Writes an archive, block by block, and its index at last; a context, to be left when done."""
 
     def __init__(self, file: Path):
         self.zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
@@ -78,14 +78,19 @@ class ArchiveWriter:
         self.blocks += 1
         self.bytes += len(data)
 
-    def close(self, index: Index) -> None:
-        """End with the index."""
+    def __enter__(self) -> ArchiveWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.zip.close()
+
+    def end(self, index: Index) -> None:
+        """Write the index."""
         info = zipfile.ZipInfo(INDEX, TIME)
         text = json.dumps(asdict(index), separators=(",", ":")).encode()
         if len(text) > LARGEST_INDEX:
             raise InputError("these are too many images for one archive: make several")
         self.zip.writestr(info, text, zipfile.ZIP_DEFLATED, 9)
-        self.zip.close()
 
 
 class Archive:
@@ -135,9 +140,6 @@ class Archive:
                 f"{self.file}: block {number} decodes to other pixels than were compressed; it "
                 "is damaged, or this machine computes otherwise than the one that made it"
             )
-
-    def close(self) -> None:
-        self.zip.close()
 
 
 def checksum(tiles: Tensor) -> int:

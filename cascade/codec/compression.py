@@ -93,14 +93,16 @@ def compress(
 
     checks: list[int] = []
     encoding = partial(encoder, verify=verify)
-    with whole(out) as aside, mapping(encoding, cascade, folder, processes) as apply:
-        writer = ArchiveWriter(aside)
-        for data, check in apply(grouped(tiles(), block)):
-            writer.add(data)
-            checks.append(check)
-        weights = {stage.name: stage.digest for stage in cascade.stages}
-        shape = list(cascade.shape)
-        writer.close(Index(model, weights, shape, block, checks, entries, version("csrflow")))
+    weights, shape = {stage.name: stage.digest for stage in cascade.stages}, list(cascade.shape)
+    with whole(out) as aside:
+        with (
+            mapping(encoding, cascade, folder, processes) as apply,
+            ArchiveWriter(aside) as writer,
+        ):
+            for data, check in apply(grouped(tiles(), block)):
+                writer.add(data)
+                checks.append(check)
+            writer.end(Index(model, weights, shape, block, checks, entries, version("csrflow")))
         total = aside.stat().st_size
     return Sizes(writer.bytes, total - writer.bytes, len(entries), values)
 

@@ -18,7 +18,8 @@ from cascade.stage import Stage
 from cascade.transforms import haar
 from stages import InputError
 from stages.encoder import ResidualEncoder
-from stages.integers.mixture import LogisticMixture, first_half
+from stages.integers.mixture import LogisticMixture
+from stages.integers.parameters import first_half
 from stages.integers.support import reach, unlift
 
 MIDDLE = 2 ** (BITS - 1)
@@ -26,12 +27,10 @@ FAR = 2 ** (BITS + 1)  # beyond every difference of two values
 
 
 class FixedStage(ABC):
-    """A stage whose flow is a mixture alone: groups of integers, one after the other.
+    """A stage whose flow is a mixture alone: groups of integers, one after the other."""
 
-    ``hidden`` of a group is what its net reads of the low image, or of positions.
-    """
-
-    relative: bool
+    count: int  # groups
+    relative: bool  # whether values are near 0, rather than anywhere in the range
 
     def __init__(self, mixture: Any):
         assert isinstance(mixture, LogisticMixture)  # see `check_codable`
@@ -44,7 +43,10 @@ class FixedStage(ABC):
     def code_groups(
         self, coder: Coder, hidden: Tensor, low: Tensor | None, groups: Sequence[Tensor] | None
     ) -> list[Tensor]:
-        """The groups int64 (B, C, h, w), decoded, or, where they are given, encoded."""
+        """The groups int64 (B, C, h, w), decoded, or, where they are given, encoded.
+
+        ``hidden`` is what the nets read of low images or positions, those of all nets together.
+        """
         known: list[Tensor] = []
         together = None
         each: Sequence[Tensor] = hidden.chunk(len(self.nets), dim=1)
@@ -96,8 +98,6 @@ class FixedStage(ABC):
             given = None if values is None else values[:, channel]
             made.append(bins.code(coder, given, where))
         return torch.stack(made, dim=1)
-
-    count: int  # groups
 
     @abstractmethod
     def bounds(
@@ -165,7 +165,7 @@ class FixedDetails(FixedStage):
 
 
 def near(deviation: Tensor) -> Tensor:
-    """What `stages.integers.mixture.near` gives, in units of 2⁻¹²."""
+    """What `stages.integers.parameters.near` gives, in units of 2⁻¹²."""
     logarithmic = deviations(FAR)[deviation + FAR]
     both = torch.cat([deviation << UNIT + 2 - BITS, logarithmic], dim=1)
     return both.double().clamp(-LARGEST, LARGEST)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cascade.codec.integers import UNIT
 from stages import InputError
 from stages.encoder import ResidualEncoder
-from stages.integers.mixture import ParameterNet
+from stages.integers.parameters import ParameterNet
 from stages.nets import ResidualBlock
 
 WEIGHT = 14  # weights are in units of 2⁻¹⁴

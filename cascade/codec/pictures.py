@@ -42,9 +42,8 @@ def find_images(given: Sequence[str]) -> dict[str, Path]:
         if path.is_dir():
             files = [f for f in sorted(path.rglob("*")) if not f.is_dir()]
             chosen = [f for f in files if f.suffix.lower() in EXTENSIONS and f.is_file()]
-            if len(chosen) < len(files):
-                left = next(f for f in files if f not in set(chosen))
-                remark = f"{len(files) - len(chosen)} files of {word} are left out, such as {left}"
+            if left := sorted(set(files) - set(chosen)):
+                remark = f"{len(left)} files of {word} are no images, such as {left[0]}: left out"
                 warnings.warn(remark, InputWarning, stacklevel=2)
             pairs = [(f.relative_to(path), f) for f in chosen]
         elif path.is_file():

@@ -57,11 +57,10 @@ def main() -> None:
     }
     if args.json:
         cli.write_json(result, args.json)
+    checked = ", verified" if args.verify else ""
     cli.say(
         f"{args.out}: {sizes.images:,} images, {result['bytes']:,} bytes ({sizes.rest:,} of them "
-        f"names, sizes and checksums), {sizes.bits_per_value:.3f} bits/dim"
-        + ", verified"
-        * args.verify
+        f"names, sizes and checksums), {sizes.bits_per_value:.3f} bits/dim{checked}"
     )
     cli.say(f"{seconds:.1f} s, {sizes.images / seconds:.1f} images/s")
 

@@ -19,38 +19,12 @@ from stages.bijection import Bijection, Cond
 from stages.coupling import repeat_condition
 from stages.errors import InputError
 from stages.integers.bins import Bins, Components, Group
+from stages.integers.parameters import ParameterNet, first_half, near, positions
 from stages.integers.support import Support
-from stages.nets import ResidualBlock
 
 SHARPEST = 0.02  # scale of a logistic, in integers: sharper than a bin
 MIN_LOG_SCALE = math.log(SHARPEST)
 WIDEST = 20.0  # times the whole range: a scale that grew without end would lose its gradient
-
-
-class ParameterNet(nn.Module):
-    """The net that predicts a group's components: 3×3 convolutions with residual blocks.
-
-    Args:
-        values: channels of the values that it reads; 0 if it reads none.
-        width: channels of ``hidden``, its first convolution of the features, and of its own.
-        blocks: residual blocks, of two convolutions each.
-        outputs: channels of the result.
-    """
-
-    def __init__(self, values: int, width: int, blocks: int, outputs: int):
-        super().__init__()
-        self.first: Any = nn.Conv2d(values, width, 3, padding=1, bias=False) if values else None
-        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
-        self.last = nn.Conv2d(width, outputs, 3, padding=1)
-        nn.init.normal_(self.last.weight, std=0.02)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]  # it has one
-
-    def forward(self, hidden: Tensor, values: Tensor | None = None) -> Tensor:
-        """(B, width, h, w) and values (B, values, h, w), or None → (B, outputs, h, w)."""
-        x = hidden if self.first is None else hidden + self.first(values)
-        x = F.relu(self.blocks(x))
-        with torch.autocast(x.device.type, enabled=False):  # locations may be finer than bfloat16
-            return self.last(x.to(self.last.weight))
 
 
 @dataclass(frozen=True)
@@ -216,7 +190,7 @@ class LogisticMixture(Bijection):
         predict = self._predictor(cond)
         for value in self.support.split(whole):
             group = predict(known, value if self.halves else None)
-            value = torch.minimum(torch.maximum(value, group.least), group.greatest)
+            value = _clamped(value, group.least, group.greatest)
             yield group.all_bins(value), value
             known.append(value)
 
@@ -239,7 +213,7 @@ class LogisticMixture(Bijection):
             return self.nets[net](each[net], torch.cat(seen, dim=1) if seen else None)
 
         def predict(known: list[Tensor], own: Tensor | None) -> Group:
-            place = len(known)
+            place, bounds = len(known), self.support.bounds(known, low, hidden)
             if together:
                 raw = together[place]
             else:
@@ -247,10 +221,10 @@ class LogisticMixture(Bijection):
                 seen = [near(value - anchor, self.support.bits) for value, anchor in pairs]
                 raw = raw_of(place * (1 + self.halves), seen)
                 if own is not None:
-                    first = first_half(own)
+                    first, own = first_half(own), _clamped(own, *bounds)
                     half = near((own - anchors[place]) * first, self.support.bits)
                     raw = torch.where(first, raw, raw_of(2 * place + 1, [*seen, half]))
-            return self._group(raw, anchors[place], *self.support.bounds(known, low, hidden))
+            return self._group(raw, anchors[place], *bounds)
 
         return predict
 
@@ -291,18 +265,5 @@ def without_steps(
     return True
 
 
-def positions(like: Tensor) -> Tensor:
-    """Row and column of every pixel of images (B, C, h, w), from −1 to 1, (1, 2, h, w)."""
-    sides = (torch.linspace(-1, 1, side, device=like.device) for side in like.shape[2:])
-    return torch.stack(torch.meshgrid(*sides, indexing="ij"))[None].to(like.dtype)
-
-
-def first_half(like: Tensor) -> Tensor:
-    """Every second place of images (B, C, h, w), as on a chessboard, bool (h, w)."""
-    rows, columns = (torch.arange(side, device=like.device) for side in like.shape[2:])
-    return (rows[:, None] + columns) % 2 == 0
-
-
-def near(deviation: Tensor, bits: int) -> Tensor:
-    """Deviations as a net reads them, of moderate size: linearly and on a logarithmic scale."""
-    return torch.cat([deviation * (4 / 2**bits), torch.asinh(deviation / 2) / 2], dim=1)
+def _clamped(value: Tensor, least: Tensor, greatest: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(value, least), greatest)

@@ -320,8 +320,8 @@ def test_images_are_listed_chosen_and_not_written_over(run, album, archive, tmp_
 
 def test_an_index_is_read_as_it_was_written(tmp_path):
     index = Index("m", {"glow8": "00"}, [1, 8, 8], 4, [], [])
-    writer = ArchiveWriter(tmp_path / "i.csrf")
-    writer.close(index)
+    with ArchiveWriter(tmp_path / "i.csrf") as writer:
+        writer.end(index)
     assert Archive(tmp_path / "i.csrf").index == index
     assert Index("m", {}, [3, 8, 8], 4, [], [Entry("a.png", "L", 9, 8)]).tiles == [2]
     assert io.BytesIO((tmp_path / "i.csrf").read_bytes()).read(2) == b"PK"

@@ -20,7 +20,7 @@ from cascade.codec.nets import LARGEST, WEIGHT, FixedConv, centred, positions
 from cascade.transforms.dequantise import centre
 from stages import InputError
 from stages.integers.bins import Bins, Components
-from stages.integers.mixture import positions as positions_of
+from stages.integers.parameters import positions as positions_of
 
 
 def test_functions_are_near_what_they_stand_for_and_never_fall():

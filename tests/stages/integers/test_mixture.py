@@ -190,6 +190,21 @@ def test_bounds_of_details_are_those_of_images(bits):
         assert len(high[low == mean].unique()) == greatest.item() - least.item() + 1
 
 
+@pytest.mark.parametrize("order", [APART, HALVES])
+@torch.no_grad()
+def test_values_beyond_the_bounds_count_as_the_nearest_within(order):
+    """Whoever reads them: the groups that follow, and the other half of their own."""
+    flow = randomise(srflow((1, 8, 8), 1, 0, 4, **ENCODER, details=True, first=order), 0.2).eval()
+    torch.manual_seed(2)
+    low = torch.randint(0, 256, (2, 1, 4, 4))
+    beyond = torch.randint(-200, 200, (2, 3, 4, 4))
+    within = haar.split(haar.join(low, beyond, 8, rows=True), rows=True)[1]
+    assert not torch.equal(within, beyond)
+    below = centre(low, torch.float64)
+    one, two = (flow.log_prob((v + 0.5) / 256, below) for v in (beyond, within))
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize("support", [DetailSupport(8), PixelSupport(8, True)])
 def test_groups_join_to_what_was_split(support):
     x = torch.randn(2, 3 * support.groups, 4, 4)
