@@ -159,6 +159,10 @@ def _check_together(config: StageConfig) -> None:
         raise InputError("augment.previous is for a stage that has one below it, not for a Glow")
     if (train.pretrain_steps or train.frozen_steps) and not config.upsamples:
         raise InputError("train.pretrain_steps and train.frozen_steps are for an SRFlow's encoder")
+    if train.start and train.pretrain_steps:
+        raise InputError(
+            "train.start brings a trained encoder: leave train.pretrain_steps out, or train.start"
+        )
     if train.compile and train.memory == "reversible":
         raise InputError("train.compile and train.memory=reversible do not go together: set one")
     if train.seconds and train.schedule == "halve":
