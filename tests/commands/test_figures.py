@@ -113,7 +113,7 @@ def test_training_curves(digits, tmp_path):
     timed = tmp_path / "timed" / "srf16"
     timed.mkdir(parents=True)
     (timed / "metrics.jsonl").write_text(json.dumps({**last, "seconds": 7.5}) + "\n")
-    found = drawn("training", timed.parent, "--out", tmp_path / "hours.png")
+    found = drawn("training", timed, "--out", tmp_path / "hours.png")
     assert {(row["step"], row["seconds"]) for row in found} == {("40", "7.5")}
 
 
