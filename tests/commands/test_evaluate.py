@@ -12,7 +12,7 @@ from torch import nn
 from cascade import Cascade
 from cascade.config import load_config
 from cascade.data import open_images
-from cascade.evaluation.super_resolution import pair_scores
+from cascade.evaluation.enlargements.super_resolution import pair_scores
 from cascade.evaluation.tables import load_table, parts
 from stages import InputError
 
