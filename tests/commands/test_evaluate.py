@@ -108,8 +108,25 @@ def test_super_resolution_of_real_pairs(digits, few_digits, tmp_path):
     cascade, source = Cascade.load(digits), open_images(str(few_digits), "test", 1)
     indices = torch.arange(len(source))
     still = pair_scores(cascade, source, indices, 2, samples=2, temperature=0.0)
-    assert still["cascade"]["diversity"] == 0
-    assert still["bicubic"]["psnr"] == pytest.approx(theirs["psnr"])
+    assert still.scores["cascade"]["diversity"] == 0
+    assert still.scores["bicubic"]["psnr"] == pytest.approx(theirs["psnr"])
+
+
+def test_how_sure_the_samples_are(digits, few_digits, tmp_path):
+    words = ["--data", few_digits, "--super-resolution", 2, "--samples", 3, "--limit", 40]
+    file, picture = tmp_path / "sure.json", tmp_path / "sure.png"
+    done = run_tool("evaluate", digits, *words, "--calibration", picture, "--json", file)
+    assert done.returncode == 0, done.stderr
+    assert "true values in 90% intervals" in done.stdout and str(picture) in done.stdout
+    assert Image.open(picture).width > 800
+    [found] = json.loads(file.read_text())["calibration"]
+    assert sum(found["ranks"]) == pytest.approx(1) and len(found["ranks"]) == 4
+    assert [share["level"] for share in found["coverage"]] == [0.5, 0.9]
+    assert 0 < found["crps"] < found["bicubic_error"] and 0 <= found["decided"] < 1
+    alone = run_tool("evaluate", digits, *words[:4], "--calibration", "--samples", 1)
+    assert alone.returncode == 2 and "--samples" in alone.stderr
+    idle = run_tool("evaluate", digits, "--calibration")
+    assert idle.returncode == 2 and "--calibration need --super-resolution" in idle.stderr
 
 
 TABLE = """

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cascade.chain import Cascade
 from cascade.data.sources import ImageSource
+from cascade.evaluation.enlargements.calibration import Calibration, calibration, tallies
 from cascade.evaluation.enlargements.ensembles import versions
 from cascade.evaluation.enlargements.image_metrics import (
     SMALLEST,
@@ -77,6 +78,14 @@ class Perceptual:
         return images.to(self.device).expand(-1, 3, -1, -1).float() / 127.5 - 1
 
 
+@dataclass(frozen=True)
+class PairScores:
+    """Mean scores by whose images they are of, and how sure the samples were, where asked for."""
+
+    scores: dict[str, dict[str, float]]
+    calibration: Calibration | None = None
+
+
 def pair_scores(
     cascade: Cascade,
     source: ImageSource,
@@ -86,18 +95,22 @@ def pair_scores(
     temperature: float | Sequence[float] = 1.0,
     seed: int = 0,
     perceptual: Perceptual | None = None,
+    calibrated: bool = False,
     state: PartialState | None = None,
     advance: Advance = lambda done: None,
-) -> dict[str, dict[str, float]]:
+) -> PairScores:
     """Mean scores of the cascade and of bicubic interpolation, by name.
 
     Each image at ``indices`` is made ``factor`` times smaller by the cascade's pyramid and raised
-    again ``samples`` times. Figures of samples are means over samples and images. ``psnr`` in dB
-    and ``ssim`` are beside the true image; ``lr_psnr`` beside the low image, from the mean squared
-    error over all images (a single image may be exact); ``diversity`` is the pixels' standard
-    deviation over an image's samples, in grey levels.
+    again ``samples`` times, with noise of its own. Figures of samples are means over samples and
+    images. ``psnr`` in dB and ``ssim`` are beside the true image; ``lr_psnr`` beside the low image,
+    from the mean squared error over all images (a single image may be exact); ``diversity`` is the
+    pixels' standard deviation over an image's samples, in grey levels. ``calibrated`` adds how sure
+    the samples are, see `calibration`, which takes two of an image.
     """
     start = _start(cascade, factor)
+    if calibrated and samples < 2:
+        raise InputError("how sure samples are takes two or more of each image: raise --samples")
 
     def rows_of(first: int, number: int) -> list[Tensor]:
         rows = indices[first : first + number]
@@ -105,14 +118,21 @@ def pair_scores(
         true, low = result[-1], result[start]
         known: Any = source.labels
         labels = known[rows] if cascade.classes else None
-        drawn = versions(cascade, low, samples, labels, temperature, seed)[-1].transpose(0, 1)
+        made = versions(cascade, low, samples, labels, temperature, seed, first * samples)
+        drawn, raised = made[-1].transpose(0, 1), bicubic(low, factor)
         ours = [_beside(cascade, image, true, low, perceptual) for image in drawn]
-        theirs = _beside(cascade, bicubic(low, factor), true, low, perceptual)
-        return [torch.stack(ours).mean(0), theirs, _diversity(drawn)]
+        theirs = _beside(cascade, raised, true, low, perceptual)
+        numbers = range(first, first + number)
+        tables = tallies(true, drawn, raised, seed, numbers) if calibrated else []
+        return [torch.stack(ours).mean(0), theirs, _diversity(drawn), *tables]
 
-    ours, theirs, diversity = spread(rows_of, len(indices), cascade.chunk, state, advance)
+    ours, theirs, diversity, *tables = spread(rows_of, len(indices), cascade.chunk, state, advance)
     spread_out = {"diversity": diversity.mean().item()} if samples > 1 else {}
-    return {"cascade": _means(ours, perceptual) | spread_out, "bicubic": _means(theirs, perceptual)}
+    scores = {
+        "cascade": _means(ours, perceptual) | spread_out,
+        "bicubic": _means(theirs, perceptual),
+    }
+    return PairScores(scores, calibration(*tables) if tables else None)
 
 
 def _start(cascade: Cascade, factor: int) -> int:
