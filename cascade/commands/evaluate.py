@@ -17,12 +17,13 @@ from rich.progress import Progress
 from torch import Tensor
 
 from cascade import Cascade, InputError
-from cascade.commands.shared import cli, processes
+from cascade.commands.shared import cli, judging, processes
 from cascade.commands.shared.display_scores import OF_PAIRS, say_origin, show_pairs, show_samples
 from cascade.commands.shared.images import add_data_arguments, drawn, open_source
 from cascade.data.sources import ImageSource
 from cascade.evaluation.distances import compare, frechet_distance
 from cascade.evaluation.enlargements.calibration import coverage_curve
+from cascade.evaluation.enlargements.no_reference import origins
 from cascade.evaluation.enlargements.super_resolution import Perceptual, pair_scores
 from cascade.evaluation.features import (
     INCEPTION,
@@ -118,13 +119,14 @@ def parse() -> argparse.Namespace:
         help="also say how sure the samples are; with a name, draw it: calibration.png",
     )  # fmt: skip
     parser.add_argument("--lpips", metavar="FILE.pt", help="a TorchScript net of two images")
+    judging.add_arguments(parser)
     return parser.parse_args()
 
 
 def check_together(args: argparse.Namespace) -> None:
     """Raise `InputError` for options that would do nothing; put in the defaults of the others."""
     of_samples = ("num", "inception", "features", "stats_dir", "stages")
-    of_pairs = ("samples", "lpips", "calibration")
+    of_pairs = ("samples", "lpips", "niqe", "brisque", "piqe", "calibration")
     idle = of_samples if args.super_resolution else of_pairs
     given = [f"--{n.replace('_', '-')}" for n in idle if getattr(args, n) is not None]
     if given and args.super_resolution:
@@ -229,11 +231,12 @@ def pairs(
     if cascade.classes and source.labels is None:
         raise InputError(f"{args.data} has no labels of the cascade's classes, which it needs")
     net = Perceptual.load(args.lpips, args.device, args.chunk) if args.lpips else None
+    alone = judging.judges_of(args)
     rows, sure = [], []
     for temperature in sweep:
         result = pair_scores(
             cascade, source, indices, args.super_resolution, args.samples, temperature, args.seed,
-            net, args.calibration is not None, state, advance,
+            net, alone, args.calibration is not None, state, advance,
         )  # fmt: skip
         at = {"temperature": temperature[0] if len(temperature) == 1 else temperature}
         rows += [{**at, "by": name, **scores} for name, scores in result.scores.items()]
@@ -247,6 +250,7 @@ def pairs(
         "names": OF_PAIRS,
         "lpips_net": net.name if net else None,
         "lpips_sha256": net.digest if net else None,
+        "no_reference": origins(alone),
     }
 
 

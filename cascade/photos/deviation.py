@@ -25,11 +25,7 @@ def deviation(samples: Iterable[Tensor]) -> Tensor:
     The variance is the unbiased one, 0 of a single sample; of channels it is the mean. Samples are
     looked at one after the other. Sums of squared integers are exact: equal samples give 0.
     """
-    count, total, squares = (
-        0,
-        torch.zeros((), dtype=torch.int64),
-        torch.zeros((), dtype=torch.int64),
-    )
+    count, total, squares = 0, torch.tensor(0), torch.tensor(0)
     for sample in samples:
         values = sample.long()
         count, total, squares = count + 1, total + values, squares + values.square()

@@ -97,12 +97,15 @@ def test_super_resolution_of_real_pairs(digits, few_digits, tmp_path):
     torch.jit.script(Absolute()).save(tmp_path / "absolute.pt")
     done = run_tool(
         "evaluate", digits, "--data", few_digits, "--super-resolution", 2, "--samples", 3,
-        "--temperature", 0.8, "--lpips", tmp_path / "absolute.pt", "--json", tmp_path / "sr.json",
+        "--temperature", 0.8, "--lpips", tmp_path / "absolute.pt", "--piqe",
+        "--json", tmp_path / "sr.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "sr.json").read_text())
-    ours, theirs = found["scores"]
-    assert (ours["by"], theirs["by"]) == ("cascade", "bicubic")
+    ours, theirs, real = found["scores"]
+    assert (ours["by"], theirs["by"], real["by"]) == ("cascade", "bicubic", "real")
+    assert all(0 < row["piqe"] <= 100 for row in found["scores"]) and "psnr" not in real
+    assert found["no_reference"] == {"piqe": {"file": None, "sha256": None}}
     assert ours["diversity"] > 0 and "diversity" not in theirs and 0 < ours["lpips"] < 1
     assert 0 < ours["ssim"] < 1 and 5 < ours["psnr"] < 40 and ours["lr_psnr"] > ours["psnr"]
     cascade, source = Cascade.load(digits), open_images(str(few_digits), "test", 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from cascade.commands.shared.cli import say
 from cascade.commands.shared.display import figures_table, on_device
+from cascade.evaluation.enlargements.no_reference import NAMES
 
 Result = dict[str, Any]
 OF_PAIRS = {
@@ -14,6 +15,7 @@ OF_PAIRS = {
     "lr_psnr": "LR-PSNR",
     "diversity": "diversity",
     "lpips": "LPIPS",
+    **NAMES,
 }
 
 
@@ -81,6 +83,7 @@ def show_pairs(result: Result) -> None:
         if net
         else "LPIPS was not computed: it needs --lpips FILE.pt"
     )
+    say_judges(result["no_reference"])
 
 
 def show_calibration(result: Result) -> None:
@@ -113,6 +116,13 @@ def show_calibration(result: Result) -> None:
 
 def percent(coverage: dict[str, float]) -> str:
     return f"{coverage['share']:.1%} ± {coverage['error']:.1%}"
+
+
+def say_judges(found: dict[str, dict[str, Any]]) -> None:
+    """Where scores without a reference come from."""
+    for key, origin in found.items():
+        by = f" by {origin['file']} (SHA-256 {origin['sha256'][:12]})" if origin["file"] else ""
+        say(f"{NAMES[key]}{by}: of an image alone, the less the better")
 
 
 def number(value: float | None) -> str:

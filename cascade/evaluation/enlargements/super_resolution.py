@@ -22,6 +22,7 @@ from cascade.evaluation.enlargements.image_metrics import (
     psnr,
     ssim,
 )
+from cascade.evaluation.enlargements.no_reference import Judge
 from cascade.evaluation.features import SCRIPT_FAULTS, load_script
 from cascade.evaluation.sample_quality import Advance, real_levels
 from cascade.transforms.dequantise import expand_bits, reduce_bits
@@ -95,18 +96,20 @@ def pair_scores(
     temperature: float | Sequence[float] = 1.0,
     seed: int = 0,
     perceptual: Perceptual | None = None,
+    judges: Sequence[Judge] = (),
     calibrated: bool = False,
     state: PartialState | None = None,
     advance: Advance = lambda done: None,
 ) -> PairScores:
-    """Mean scores of the cascade and of bicubic interpolation, by name.
+    """Mean scores of the ``cascade`` and of ``bicubic`` interpolation.
 
     Each image at ``indices`` is made ``factor`` times smaller by the cascade's pyramid and raised
     again ``samples`` times, with noise of its own. Figures of samples are means over samples and
     images. ``psnr`` in dB and ``ssim`` are beside the true image; ``lr_psnr`` beside the low image,
     from the mean squared error over all images (a single image may be exact); ``diversity`` is the
-    pixels' standard deviation over an image's samples, in grey levels. ``calibrated`` adds how sure
-    the samples are, see `calibration`, which takes two of an image.
+    pixels' standard deviation over an image's samples, in grey levels. ``judges`` score images
+    alone, the true ones, ``real``, as well. ``calibrated`` adds how sure the samples are, see
+    `calibration`, which takes two of an image.
     """
     start = _start(cascade, factor)
     if calibrated and samples < 2:
@@ -120,19 +123,22 @@ def pair_scores(
         labels = known[rows] if cascade.classes else None
         made = versions(cascade, low, samples, labels, temperature, seed, first * samples)
         drawn, raised = made[-1].transpose(0, 1), bicubic(low, factor)
-        ours = [_beside(cascade, image, true, low, perceptual) for image in drawn]
-        theirs = _beside(cascade, raised, true, low, perceptual)
+        ours = [_beside(cascade, image, true, low, perceptual, judges) for image in drawn]
+        theirs = _beside(cascade, raised, true, low, perceptual, judges)
+        alone = [_judged(true, judges)] if judges else []
         numbers = range(first, first + number)
         tables = tallies(true, drawn, raised, seed, numbers) if calibrated else []
-        return [torch.stack(ours).mean(0), theirs, _diversity(drawn), *tables]
+        return [torch.stack(ours).mean(0), theirs, _diversity(drawn), *alone, *tables]
 
-    ours, theirs, diversity, *tables = spread(rows_of, len(indices), cascade.chunk, state, advance)
+    ours, theirs, diversity, *rest = spread(rows_of, len(indices), cascade.chunk, state, advance)
     spread_out = {"diversity": diversity.mean().item()} if samples > 1 else {}
     scores = {
-        "cascade": _means(ours, perceptual) | spread_out,
-        "bicubic": _means(theirs, perceptual),
+        "cascade": _means(ours, perceptual, judges) | spread_out,
+        "bicubic": _means(theirs, perceptual, judges),
     }
-    return PairScores(scores, calibration(*tables) if tables else None)
+    if judges:
+        scores["real"] = _by_judge(rest.pop(0), judges)
+    return PairScores(scores, calibration(*rest) if calibrated else None)
 
 
 def _start(cascade: Cascade, factor: int) -> int:
@@ -149,16 +155,28 @@ def _start(cascade: Cascade, factor: int) -> int:
 
 
 def _beside(
-    cascade: Cascade, image: Tensor, true: Tensor, low: Tensor, perceptual: Perceptual | None
+    cascade: Cascade,
+    image: Tensor,
+    true: Tensor,
+    low: Tensor,
+    perceptual: Perceptual | None,
+    judges: Sequence[Judge],
 ) -> Tensor:
-    """Columns PSNR, SSIM, squared error in the low image and, where there is a net, LPIPS."""
+    """Columns PSNR, SSIM, squared error in the low image, LPIPS by a net if any, and judges'."""
     bits = cascade.bits
     halved = halve_to(reduce_bits(image, bits), low.shape[-1], bits, cascade.pyramid)
     squares = mean_squares(expand_bits(halved, bits), low)
     columns = [psnr(mean_squares(image, true)), ssim(image, true), squares]
     if perceptual:
         columns.append(perceptual(image, true))
-    return torch.stack(columns, 1)
+    return torch.cat([torch.stack(columns, 1), _judged(image, judges)], 1)
+
+
+def _judged(images: Tensor, judges: Sequence[Judge]) -> Tensor:
+    """A column a judge, of images (N, C, H, W)."""
+    return torch.tensor(
+        [[judge.score(image) for judge in judges] for image in images], dtype=torch.float64
+    )
 
 
 def _diversity(drawn: Tensor) -> Tensor:
@@ -168,7 +186,15 @@ def _diversity(drawn: Tensor) -> Tensor:
     return drawn.double().std(0).flatten(1).mean(1)
 
 
-def _means(columns: Tensor, perceptual: Perceptual | None) -> dict[str, float]:
+def _means(
+    columns: Tensor, perceptual: Perceptual | None, judges: Sequence[Judge]
+) -> dict[str, float]:
     means = columns.mean(0)
     result = {"psnr": means[0].item(), "ssim": means[1].item(), "lr_psnr": psnr(means[2]).item()}
-    return result | ({"lpips": means[3].item()} if perceptual else {})
+    result |= {"lpips": means[3].item()} if perceptual else {}
+    return result | _by_judge(columns[:, len(result) :], judges)
+
+
+def _by_judge(columns: Tensor, judges: Sequence[Judge]) -> dict[str, float]:
+    means = columns.mean(0).tolist()
+    return {judge.key: mean for judge, mean in zip(judges, means, strict=True)}
