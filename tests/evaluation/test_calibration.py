@@ -68,6 +68,17 @@ def test_a_wrong_spread_is_seen(scale, word):
     assert result.verdict.startswith(word) and result.crps > exact.crps
 
 
+def test_a_bias_is_no_lack_of_confidence():
+    """Where low ranks are as much too frequent as high ones are too rare, intervals hold."""
+    source = torch.Generator().manual_seed(0)
+    leaning = (1.5 - torch.arange(20) / 19).expand(100, 20)
+    places = torch.multinomial(leaning, 1000, replacement=True, generator=source)
+    counts = torch.stack([torch.bincount(row, minlength=20) for row in places]).double()
+    result = calibration(counts, 1000 * torch.ones(100, len(SUMS), dtype=torch.float64))
+    assert sum(result.ranks[:10]) > 0.6 and result.unevenness > 3 * result.by_chance
+    assert "under-confidence, though ranks are less even" in result.verdict
+
+
 def test_ties_take_every_place_as_often():
     source = torch.Generator().manual_seed(1)
     truth, samples = torch.full((30_000,), 5), torch.tensor([3, 5, 5, 9])[:, None]

@@ -56,13 +56,15 @@ class Calibration:
 
     @property
     def verdict(self) -> str:
-        """What the widest reported interval says, beyond two standard errors."""
+        """What the widest reported interval says beyond two standard errors, else the ranks."""
         widest = self.coverage[-1]
         apart = widest.share - widest.level
         if math.isnan(widest.error):
             return "of a single image no standard error is known"
         if abs(apart) <= 2 * widest.error:
-            return "no sign of over- or under-confidence"
+            sure = "no sign of over- or under-confidence"
+            flat = self.unevenness <= 2 * self.by_chance
+            return sure if flat else f"{sure}, though ranks are less even than by chance"
         kind = "over" if apart < 0 else "under"
         return f"{kind}-confident: {widest.share:.1%} lie where {widest.level:.0%} should"
 
