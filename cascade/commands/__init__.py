@@ -16,6 +16,7 @@ COMMANDS = {
     "likelihood": "bits/dim of a data set",
     "evaluate": "FID and other scores of samples, super-resolution scores of real pairs",
     "features": "train a net whose features scores compare",
+    "pristine": "learn what good photos are like, for NIQE",
     "tables": "train and score a table of cascades",
     "figures": "draw figures of cascades and of training",
     "upscale": "enlarge a photo",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,11 +17,13 @@ from rich.progress import Progress
 from torch import Tensor
 
 from cascade import Cascade, InputError
-from cascade.commands.shared import cli, processes
+from cascade.commands.shared import cli, judging, processes
 from cascade.commands.shared.display_scores import OF_PAIRS, say_origin, show_pairs, show_samples
 from cascade.commands.shared.images import add_data_arguments, drawn, open_source
 from cascade.data.sources import ImageSource
 from cascade.evaluation.distances import compare, frechet_distance
+from cascade.evaluation.enlargements.calibration import coverage_curve
+from cascade.evaluation.enlargements.no_reference import origins
 from cascade.evaluation.enlargements.super_resolution import Perceptual, pair_scores
 from cascade.evaluation.features import (
     INCEPTION,
@@ -32,6 +36,7 @@ from cascade.evaluation.features import (
 from cascade.evaluation.sample_quality import real_features, sample_features
 
 MOST = 1000  # temperatures of a sweep
+FEW, ENOUGH = 4, 19  # samples of a low image: for scores; for intervals of 50 % and 90 % exactly
 Row = dict[str, Any]
 Advance = Callable[[int], None]
 
@@ -40,10 +45,11 @@ def main() -> None:
     args = parse()
     check_together(args)
     sweep = settings(args.temperature)
-    picture = args.out if len(sweep) > 1 else None
-    cli.check_outputs([args.json, picture], args.force)
-    cli.check_plot(picture)
-    curves = drawing() if picture else None
+    pictures = [args.out if len(sweep) > 1 else None, args.calibration or None]
+    cli.check_outputs([args.json, *pictures], args.force)
+    for picture in pictures:
+        cli.check_plot(picture)
+    check_plotting(any(pictures))
     args.device = cli.device_of(args)
     cli.use_one_core(args.device)
     count = processes.wanted(args, args.device)
@@ -52,7 +58,7 @@ def main() -> None:
     source = open_source(cascade, args, args.data, args.split)
     indices = drawn(source, args.limit)
     chunks = -(-max(len(indices), 0 if args.super_resolution else args.num) // cascade.chunk)
-    scored = partial(score, cascade, source, indices, sweep, args, curves, picture)
+    scored = partial(score, cascade, source, indices, sweep, args)
     processes.run(min(count, chunks), scored)
 
 
@@ -62,8 +68,6 @@ def score(
     indices: Tensor,
     sweep: list[list[float]],
     args: argparse.Namespace,
-    curves: Callable[..., None] | None,
-    picture: str | None,
 ) -> None:
     """All that is asked for, by the processes that share it; the first prints and writes it."""
     state = cli.process_state(args.device)
@@ -80,8 +84,10 @@ def score(
     say_origin(result)
     if args.json:
         cli.write_json(result, args.json)
-    if curves and picture:
-        draw_sweep(result, curves, picture)
+    if len(sweep) > 1:
+        draw_sweep(result, args.out)
+    if args.calibration:
+        draw_sureness(result, args.calibration)
 
 
 def parse() -> argparse.Namespace:
@@ -104,22 +110,31 @@ def parse() -> argparse.Namespace:
         "--super-resolution", type=cli.positive, metavar="FACTOR",
         help="score images made so many times smaller and raised again",
     )  # fmt: skip
-    parser.add_argument("--samples", type=cli.positive, help="of each low image (default: 4)")
+    parser.add_argument(
+        "--samples", type=cli.positive,
+        help=f"of each low image (default: {FEW}, with --calibration {ENOUGH})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibration", nargs="?", const="", metavar="FILE",
+        help="also say how sure the samples are; with a name, draw it: calibration.png",
+    )  # fmt: skip
     parser.add_argument("--lpips", metavar="FILE.pt", help="a TorchScript net of two images")
+    judging.add_arguments(parser)
     return parser.parse_args()
 
 
 def check_together(args: argparse.Namespace) -> None:
     """Raise `InputError` for options that would do nothing; put in the defaults of the others."""
     of_samples = ("num", "inception", "features", "stats_dir", "stages")
-    of_pairs = ("samples", "lpips")
+    of_pairs = ("samples", "lpips", "niqe", "brisque", "piqe", "calibration")
     idle = of_samples if args.super_resolution else of_pairs
-    given = [f"--{name.replace('_', '-')}" for name in idle if getattr(args, name)]
+    given = [f"--{n.replace('_', '-')}" for n in idle if getattr(args, n) is not None]
     if given and args.super_resolution:
         raise InputError(f"{', '.join(given)} do nothing with --super-resolution: leave them out")
     if given:
         raise InputError(f"{', '.join(given)} need --super-resolution FACTOR")
-    args.num, args.samples = args.num or 50_000, args.samples or 4
+    usual = FEW if args.calibration is None else ENOUGH
+    args.num, args.samples = args.num or 50_000, args.samples or usual
 
 
 def add_net_arguments(parser: argparse.ArgumentParser) -> None:
@@ -216,21 +231,26 @@ def pairs(
     if cascade.classes and source.labels is None:
         raise InputError(f"{args.data} has no labels of the cascade's classes, which it needs")
     net = Perceptual.load(args.lpips, args.device, args.chunk) if args.lpips else None
-    rows = []
+    alone = judging.judges_of(args)
+    rows, sure = [], []
     for temperature in sweep:
         result = pair_scores(
             cascade, source, indices, args.super_resolution, args.samples, temperature, args.seed,
-            net, state, advance,
+            net, alone, args.calibration is not None, state, advance,
         )  # fmt: skip
         at = {"temperature": temperature[0] if len(temperature) == 1 else temperature}
-        rows += [{**at, "by": name, **scores} for name, scores in result.items()]
+        rows += [{**at, "by": name, **scores} for name, scores in result.scores.items()]
+        if result.calibration:
+            sure.append({**at, **asdict(result.calibration), "verdict": result.calibration.verdict})
     return {
         "factor": args.super_resolution,
         "samples_an_image": args.samples,
         "scores": rows,
+        "calibration": sure,
         "names": OF_PAIRS,
         "lpips_net": net.name if net else None,
         "lpips_sha256": net.digest if net else None,
+        "no_reference": origins(alone),
     }
 
 
@@ -262,17 +282,16 @@ def origin(
     }
 
 
-def drawing() -> Callable[..., None]:
-    """How curves are drawn; `InputError` where matplotlib is not installed."""
-    try:
-        from cascade.figures.plots import curves
-    except ImportError:
-        raise InputError("a sweep needs matplotlib: pip install 'csrflow[scores]'") from None
-    return curves
+def check_plotting(wanted: bool) -> None:
+    """Raise `InputError` where pictures are wanted and matplotlib is not installed."""
+    if wanted and not find_spec("matplotlib"):
+        raise InputError("pictures of scores need matplotlib: pip install 'csrflow[scores]'")
 
 
-def draw_sweep(result: dict[str, Any], curves: Callable[..., None], file: str) -> None:
+def draw_sweep(result: dict[str, Any], file: str) -> None:
     """A panel a score: it against temperature, a line a resolution or method."""
+    from cascade.figures.plots import curves
+
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in result["scores"]:
         line = row["by"] if "by" in row else f"{row['size']}x{row['size']}"
@@ -282,3 +301,17 @@ def draw_sweep(result: dict[str, Any], curves: Callable[..., None], file: str) -
                 panel.setdefault(line, []).append((row["temperature"], value))
     curves(panels, "temperature", "score", file)
     cli.say(f"{file} shows the scores by temperature")
+
+
+def draw_sureness(result: dict[str, Any], file: str) -> None:
+    """Rank histogram and coverage, a line a temperature."""
+    from cascade.figures.calibration import Sureness, draw_calibration
+
+    lines = {
+        f"temperature {row['temperature']}": Sureness(
+            row["ranks"], row["by_chance"], coverage_curve(row["ranks"])
+        )
+        for row in result["calibration"]
+    }
+    draw_calibration(lines, file)
+    cli.say(f"{file} shows where the true values lie among the samples")

@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,13 @@ from rich.progress import (
 from torch import Tensor
 
 from cascade import InputError
-from cascade.commands.shared import cli
+from cascade.commands.shared import cli, judging
+from cascade.commands.shared.display_scores import say_judges
+from cascade.evaluation.enlargements.no_reference import NAMES, Judge, origins, scores_of
 from cascade.figures.grid import save_grid
 from cascade.labels import label_named
 from cascade.photos.canvas import Canvas, Pixels
+from cascade.photos.deviation import Range, draw_deviation
 from cascade.photos.fidelity import cropped, cubic, cubic_psnr, image_psnr, low_psnr, lowered
 from cascade.photos.photo import FORMATS, Photo
 from cascade.photos.strips import Decode, Sample, TileDecoder
@@ -40,6 +44,7 @@ from cascade.utils.workers import Workers, ending_on_sigterm, one_thread, usual_
 
 MOST = 10_000  # samples of a photo
 WHILE_WRITTEN = 24  # bytes that Pillow holds of a pixel, at most
+WHILE_JUDGED = 300  # bytes that scores of a picture alone hold of a pixel, about
 WORTH_A_PROCESS = 8  # tiles: what one takes to begin is lost on fewer
 SHOWN = 128  # side of what a sheet shows of each image
 
@@ -47,14 +52,16 @@ SHOWN = 128  # side of what a sheet shows of each image
 def main() -> None:
     args = parse()
     cli.check_picture(args.sheet)
+    alone = judging.judges_of(args)
     scale, photo, truth = cli.temperatures(args.temperature), Photo.open(args.photo), None
     folders = doubler_folders(find_model(args.run), args.factor, cli.stages_of(args))
     check_cost(photo, args)
     stem = f"{Path(args.photo).stem}-x{args.factor}"
     files = [str(Path(args.out) / f"{stem}-{i}.{args.format}") for i in range(args.num)]
+    map_file = str(Path(args.out) / f"{stem}-deviation.png") if args.deviation else None
     work = Path(args.out) / f"{stem}.part"
     resuming = args.resume and interrupted(work)
-    cli.check_outputs([*files, args.sheet, args.json], args.force or resuming)
+    cli.check_outputs([*files, map_file, args.sheet, args.json], args.force or resuming)
     device = cli.device_of(args)
     stages = load_doublers(folders, device)
     if args.halve:
@@ -86,8 +93,12 @@ def main() -> None:
         images = draw(args, folders, stages, low, samples, tiling, work)
         seconds = time.perf_counter() - started
         measured = measure(stages, low, images, truth)
+        if alone:
+            measured["no_reference"] = without_reference(alone, low, images, truth)
         for image, file in zip(images, files, strict=True):
             photo.enlarged(image).save(file)
+        if map_file:
+            measured["deviation"] = asdict(save_deviation(images, work, map_file))
         if args.sheet:
             save_sheet(low, images, truth, args.sheet)
     result = {
@@ -105,7 +116,7 @@ def main() -> None:
     }
     if args.json:
         cli.write_json(result, args.json)
-    show(result, files)
+    show(result, files, map_file)
 
 
 def draw(
@@ -148,6 +159,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--halve", action="store_true", help="enlarge the photo's halved copy, and compare"
     )
+    judging.add_arguments(parser)
+    parser.add_argument(
+        "--deviation", action="store_true", help="also draw how far the samples differ"
+    )
     parser.add_argument("--sheet", help="also draw a detail of everything, side by side")
     parser.add_argument("--out", default="out", help="folder to write to")
     parser.add_argument("--format", choices=list(FORMATS), default="png", help="of the files")
@@ -162,6 +177,8 @@ def check_cost(photo: Photo, args: argparse.Namespace) -> None:
     """Raise `InputError` for what cannot be held or written, before any of it is made."""
     if args.num > MOST:
         raise InputError(f"--num is at most {MOST:,} samples of a photo, got {args.num:,}")
+    if args.deviation and args.num < 2:
+        raise InputError("--deviation is that of several samples: pass --num 2 or more")
     sides = [side * (1 if args.halve else args.factor) for side in photo.size]
     if max(sides) > FORMATS[args.format].longest:
         raise InputError(
@@ -169,10 +186,13 @@ def check_cost(photo: Photo, args: argparse.Namespace) -> None:
             f"one would be {max(sides):,}: choose another --format"
         )
     pixels = sides[0] * sides[1]
-    cli.check_memory(WHILE_WRITTEN * pixels, f"{pixels:,} pixels", "lower --factor")
+    alone = args.niqe or args.brisque or args.piqe
+    needed = (WHILE_JUDGED if alone else WHILE_WRITTEN) * pixels
+    cli.check_memory(needed, f"{pixels:,} pixels", "lower --factor")
     out = Path(args.out).absolute()
     free = psutil.disk_usage(str(next(p for p in (out, *out.parents) if p.exists()))).free
-    needed = 2 * args.num * len(photo.picture.getbands()) * pixels  # as values, and as files
+    values = args.num * len(photo.picture.getbands()) + args.deviation
+    needed = 2 * values * pixels  # as values, and as files
     if needed > free:
         raise InputError(
             f"{args.num:,} samples of {pixels:,} pixels take up to {needed / 2**30:,.0f} GiB in "
@@ -260,13 +280,52 @@ def measure(
     return result
 
 
-def show(result: dict[str, Any], files: list[str]) -> None:
+def without_reference(
+    judges: Sequence[Judge], low: Tensor, images: Sequence[Canvas], truth: Tensor | None
+) -> dict[str, Any]:
+    """Scores of each sample alone, of the cubic interpolation, and of the true image."""
+    whole = range(images[0].shape[1])
+    return {
+        "samples": [scores_of(image[:], judges) for image in images],
+        "cubic": scores_of(cubic(low, images[0], whole), judges),
+        **({} if truth is None else {"real": scores_of(truth, judges)}),
+        "files": origins(judges),
+    }
+
+
+def show(result: dict[str, Any], files: list[str], map_file: str | None) -> None:
+    alone = result.get("no_reference", {"samples": [{}] * len(files), "cubic": {}, "files": {}})
     for i, file in enumerate(files):
-        truth = f", PSNR {result['psnr'][i]:.2f} dB" if "psnr" in result else ""
-        cli.say(f"{file}: LR-PSNR {result['lr_psnr'][i]:.2f} dB{truth}")
-    if "psnr" in result:
-        cli.say(f"cubic interpolation: PSNR {result['cubic_psnr']:.2f} dB")
+        psnr = {"PSNR": result["psnr"][i]} if "psnr" in result else {}
+        of_pair = {"LR-PSNR": result["lr_psnr"][i]} | psnr
+        said = [f"{name} {decibels:.2f} dB" for name, decibels in of_pair.items()]
+        cli.say(f"{file}: {', '.join([*said, *listed(alone['samples'][i])])}")
+    said = [f"PSNR {result['cubic_psnr']:.2f} dB"] if "psnr" in result else []
+    said += listed(alone["cubic"])
+    if said:
+        cli.say(f"cubic interpolation: {', '.join(said)}")
+    if "real" in alone:
+        cli.say(f"the photo itself: {', '.join(listed(alone['real']))}")
+    say_judges(alone["files"])
+    if map_file:
+        found = result["deviation"]
+        cli.say(
+            f"{map_file}: deviation over samples, in grey levels: {found['mean']:.2f} in the mean, "
+            f"black is 0, white {found['largest']:.2f}"
+        )
     cli.say(f"{result['seconds']:.1f} s for {len(files)} samples")
+
+
+def listed(scores: dict[str, float]) -> list[str]:
+    return [f"{NAMES[key]} {value:.2f}" for key, value in scores.items()]
+
+
+def save_deviation(images: Sequence[Canvas], work: Path, file: str) -> Range:
+    """Write how far samples differ as a grey picture."""
+    canvas = Canvas(work / "deviation", (1, *images[0].shape[1:]))
+    result = draw_deviation(images, canvas)
+    Photo.of(canvas).save(file)
+    return result
 
 
 def save_sheet(low: Tensor, images: Sequence[Canvas], truth: Tensor | None, file: str) -> None:

@@ -64,7 +64,7 @@ class Photo:
             raise InputError(f"cannot read image {file}: {error}") from None
 
     @classmethod
-    def of(cls, pixels: Tensor) -> Photo:
+    def of(cls, pixels: Pixels) -> Photo:
         """The photo of uint8 pixels (C, h, w), one channel or three."""
         return cls(_image(pixels))
 

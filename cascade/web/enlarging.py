@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cascade.evaluation.enlargements.image_metrics import bicubic
@@ -81,12 +80,6 @@ def cubic(stages: Sequence[Stage], photo: Photo) -> Photo:
     """The photo enlarged by cubic interpolation, as much as by the stages."""
     low = photo.pixels(stages[0].shape[0])
     return photo.enlarged(bicubic(low, 2 ** len(stages)))
-
-
-def deviation(samples: Sequence[Tensor]) -> Tensor:
-    """Standard deviation of samples in grey levels, root mean square of channels, (H, W)."""
-    spread = torch.stack(list(samples)).double().var(0, correction=0)
-    return spread.mean(0).sqrt()
 
 
 def judgement(stages: Sequence[Stage], photo: Photo, name: str | None) -> str:

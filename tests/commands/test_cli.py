@@ -100,13 +100,15 @@ def test_clipping_is_said_by_stage():
 def test_scores_of_pairs_show_what_there_is(capsys):
     result = {
         "names": display_scores.OF_PAIRS, "images": 8, "data": "digits", "factor": 2,
-        "samples_an_image": 4, "lpips_net": None,
+        "samples_an_image": 4, "lpips_net": None, "calibration": [],
+        "no_reference": {"niqe": {"file": "good.safetensors", "sha256": "0123456789abcdef"}},
         "scores": [{"temperature": 0.8, "by": "srf16", "psnr": 21.5, "ssim": 0.75}],
     }  # fmt: skip
     display_scores.show_pairs(result)
     shown = capsys.readouterr().out
     assert "21.500" in shown and "0.750" in shown and "8 images of digits, raised 2 times" in shown
-    assert "LPIPS was not computed" in shown
+    assert "LPIPS was not computed" in shown and "how sure" not in shown
+    assert "NIQE by good.safetensors (SHA-256 0123456789ab)" in shown
     assert display_scores.number(None) == "" and display_scores.number(1 / 3) == "0.333"
 
 

@@ -97,19 +97,39 @@ def test_super_resolution_of_real_pairs(digits, few_digits, tmp_path):
     torch.jit.script(Absolute()).save(tmp_path / "absolute.pt")
     done = run_tool(
         "evaluate", digits, "--data", few_digits, "--super-resolution", 2, "--samples", 3,
-        "--temperature", 0.8, "--lpips", tmp_path / "absolute.pt", "--json", tmp_path / "sr.json",
+        "--temperature", 0.8, "--lpips", tmp_path / "absolute.pt", "--piqe",
+        "--json", tmp_path / "sr.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "sr.json").read_text())
-    ours, theirs = found["scores"]
-    assert (ours["by"], theirs["by"]) == ("cascade", "bicubic")
+    ours, theirs, real = found["scores"]
+    assert (ours["by"], theirs["by"], real["by"]) == ("cascade", "bicubic", "real")
+    assert all(0 < row["piqe"] <= 100 for row in found["scores"]) and "psnr" not in real
+    assert found["no_reference"] == {"piqe": {"file": None, "sha256": None}}
     assert ours["diversity"] > 0 and "diversity" not in theirs and 0 < ours["lpips"] < 1
     assert 0 < ours["ssim"] < 1 and 5 < ours["psnr"] < 40 and ours["lr_psnr"] > ours["psnr"]
     cascade, source = Cascade.load(digits), open_images(str(few_digits), "test", 1)
     indices = torch.arange(len(source))
     still = pair_scores(cascade, source, indices, 2, samples=2, temperature=0.0)
-    assert still["cascade"]["diversity"] == 0
-    assert still["bicubic"]["psnr"] == pytest.approx(theirs["psnr"])
+    assert still.scores["cascade"]["diversity"] == 0
+    assert still.scores["bicubic"]["psnr"] == pytest.approx(theirs["psnr"])
+
+
+def test_how_sure_the_samples_are(digits, few_digits, tmp_path):
+    words = ["--data", few_digits, "--super-resolution", 2, "--samples", 3, "--limit", 40]
+    file, picture = tmp_path / "sure.json", tmp_path / "sure.png"
+    done = run_tool("evaluate", digits, *words, "--calibration", picture, "--json", file)
+    assert done.returncode == 0, done.stderr
+    assert "true values in 90% intervals" in done.stdout and str(picture) in done.stdout
+    assert Image.open(picture).width > 800
+    [found] = json.loads(file.read_text())["calibration"]
+    assert sum(found["ranks"]) == pytest.approx(1) and len(found["ranks"]) == 4
+    assert [share["level"] for share in found["coverage"]] == [0.5, 0.9]
+    assert 0 < found["crps"] < found["bicubic_error"] and 0 <= found["decided"] < 1
+    alone = run_tool("evaluate", digits, *words[:4], "--calibration", "--samples", 1)
+    assert alone.returncode == 2 and "--samples" in alone.stderr
+    idle = run_tool("evaluate", digits, "--calibration")
+    assert idle.returncode == 2 and "--calibration need --super-resolution" in idle.stderr
 
 
 TABLE = """

@@ -21,6 +21,12 @@ def test_a_version_is_what_a_sample_is_of_the_same_low_image_and_noise(pyramid, 
         fewer = versions(cascade, draw.images[place], 1, draw.labels, [9, 0.5, 0.7], seed=2)
         assert torch.equal(fewer[-1][:, 0], found[-1][:, 0])
         assert not torch.equal(found[-1][:, 0], found[-1][:, 1])
+    # with noise of their own, low images are as if each had been alone, their versions numbered on
+    low, labels = draw.images[1], draw.labels
+    apart = versions(cascade, low, 2, labels, [9, 0.5, 0.7], seed=2, first=4)[-1]
+    many = versions(cascade, low, 10, labels, [9, 0.5, 0.7], seed=2)[-1]
+    for n in range(3):
+        assert torch.equal(apart[n], many[n, 4 + 2 * n : 6 + 2 * n])
 
 
 def test_low_images_of_another_size():

@@ -21,6 +21,7 @@ from cascade import InputError
 from cascade.evaluation.enlargements.image_metrics import bicubic, psnr_between
 from cascade.photos import canvas, fidelity, strips
 from cascade.photos.canvas import Canvas
+from cascade.photos.deviation import Range, deviation, draw_deviation
 from cascade.photos.photo import FORMATS, Photo
 from cascade.photos.tiling import Tiling
 from cascade.photos.upscaling import enlarge, load_doublers, upscale
@@ -75,6 +76,25 @@ def test_measures_by_strips_are_those_of_whole_images(doubler, count, monkeypatc
     raised = bicubic(low, factor)
     assert fidelity.cubic_psnr(low, image) == psnr_between(raised, image)
     assert torch.equal(fidelity.cubic(low, image, range(9, 33)), raised[:, 9:33])
+
+
+def test_deviation_is_that_of_all_samples_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(canvas, "STRIP", 5)
+    samples = noise(4, 3, 23, 6)
+    samples[:, :, 3] = 9  # all agree
+    expected = samples.double().var(0).mean(0).sqrt()
+    assert torch.allclose(deviation(iter(samples)), expected)
+    assert deviation(samples[:1]).abs().max() == deviation([samples[0]] * 3).max() == 0
+    images = [Canvas(tmp_path / str(i), (3, 23, 6)) for i in range(4)]
+    for image, sample in zip(images, samples, strict=True):
+        image.append(sample)
+    drawn = Canvas(tmp_path / "deviation", (1, 23, 6))
+    drawn.append(noise(1, 2, 6))  # an interrupted run left it
+    found = draw_deviation(images, drawn)
+    assert found.largest == pytest.approx(expected.max().item())
+    assert found.mean == pytest.approx(expected.mean().item())
+    assert torch.equal(drawn[0], (255 * expected / expected.max()).round().to(torch.uint8))
+    assert draw_deviation(images[:1] * 2, drawn) == Range(0, 0) and drawn[:].max() == 0
 
 
 def test_on_disk_as_in_memory_from_wherever_it_was_left(doubler, tmp_path):

@@ -12,6 +12,7 @@ from small_stages import small_stage, stage_folder
 from cascade import InputError
 from cascade.data.arrays import open_npz
 from cascade.evaluation.enlargements.image_metrics import bicubic, psnr_between
+from cascade.photos.deviation import deviation
 from cascade.photos.fidelity import lowered
 from cascade.photos.photo import Photo
 from cascade.photos.tiling import Tiling, mirrored
@@ -168,13 +169,18 @@ def test_a_stage_folder(tmp_path):
     folder = stage_folder(tmp_path / "srf2x")
     coloured().save(tmp_path / "photo.png")
     command = ["upscale", folder, tmp_path / "photo.png", "--num", 2, "--out", tmp_path / "out"]
-    done = run_tool(*command, "--json", tmp_path / "r.json")
+    done = run_tool(*command, "--json", tmp_path / "r.json", "--deviation")
     assert done.returncode == 0, done.stderr
     files = [tmp_path / "out" / f"photo-x2-{i}.png" for i in range(2)]
     pictures = [Image.open(file) for file in files]
     assert all(p.size == (28, 20) and p.mode == "RGBA" for p in pictures)
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["stages"] == ["srf2x"] and len(result["lr_psnr"]) == 2
+    spread = Image.open(tmp_path / "out" / "photo-x2-deviation.png")
+    assert (spread.size, spread.mode) == ((28, 20), "L") and spread.getextrema()[1] == 255
+    expected = deviation(Photo.open(file).pixels(3) for file in files)
+    assert result["deviation"]["largest"] == pytest.approx(expected.max().item())
+    assert f"white {expected.max():.2f}" in done.stdout
     assert "surprise" in result and "bits/dim under srf2x" in done.stdout
     again = run_tool(*command)
     assert again.returncode == 2 and "--force" in again.stderr
@@ -242,6 +248,7 @@ def test_a_cascade_folder_gives_its_last_stages(deep, tmp_path):
             "overlap must be at most 32 for an image",
         ),
         (["photo.png", "--num", 10**8], "--num is at most 10,000 samples of a photo"),
+        (["photo.png", "--deviation"], "--deviation is that of several samples"),
         (["none.png"], "cannot read image"),
         (["cascade.yaml"], "not an image of a known format"),
         (["photo.png", "--sheet", "sheet.txt"], "not a picture's file name"),

@@ -16,6 +16,7 @@ from small_stages import ANIMALS, animals, random_cascade, random_images, stage_
 
 from cascade import InputError
 from cascade.figures.grid import grid
+from cascade.photos.deviation import deviation
 from cascade.photos.photo import Photo
 from cascade.photos.upscaling import upscale
 from cascade.transforms.pyramid import halve
@@ -23,7 +24,6 @@ from cascade.web.drawing import MOST, drawn_stages, labels_in_rows, picture, sav
 from cascade.web.enlarging import (
     class_names,
     cubic,
-    deviation,
     enlarging,
     factors,
     judgement,

@@ -6,6 +6,7 @@ from typing import Any
 
 from cascade.commands.shared.cli import say
 from cascade.commands.shared.display import figures_table, on_device
+from cascade.evaluation.enlargements.no_reference import NAMES
 
 Result = dict[str, Any]
 OF_PAIRS = {
@@ -14,6 +15,7 @@ OF_PAIRS = {
     "lr_psnr": "LR-PSNR",
     "diversity": "diversity",
     "lpips": "LPIPS",
+    **NAMES,
 }
 
 
@@ -73,12 +75,54 @@ def show_pairs(result: Result) -> None:
         f"τ: temperature; {result['samples_an_image']} samples an image; PSNR in dB; LR-PSNR: of "
         "the low image; diversity: deviation over samples, in grey levels"
     )
+    if result["calibration"]:
+        show_calibration(result)
     net = result["lpips_net"]
     say(
         f"LPIPS by the net {net} (SHA-256 {result['lpips_sha256'][:12]})"
         if net
         else "LPIPS was not computed: it needs --lpips FILE.pt"
     )
+    say_judges(result["no_reference"])
+
+
+def show_calibration(result: Result) -> None:
+    """The table of how sure the samples are, a column a temperature, and what it says."""
+    found = result["calibration"]
+    rows = [
+        ["CRPS", *(number(row["crps"]) for row in found)],
+        ["mean error of the samples' mean", *(number(row["mean_error"]) for row in found)],
+        ["mean error of bicubic", *(number(row["bicubic_error"]) for row in found)],
+        ["spread / error, exact: 1", *(number(row["spread_to_error"]) for row in found)],
+        *(
+            [f"true values in {here[0]['level']:.0%} intervals", *map(percent, here)]
+            for here in zip(*(row["coverage"] for row in found), strict=True)
+        ),
+        [
+            "unevenness of ranks (exact, by chance)",
+            *(f"{row['unevenness']:.3f} ({row['by_chance']:.3f})" for row in found),
+        ],
+        ["values that are decided", *(f"{row['decided']:.1%}" for row in found)],
+    ]
+    columns = ["", *(f"τ = {row['temperature']}" for row in found)]
+    say(figures_table("how sure the samples are", columns, rows))
+    say(
+        "CRPS and errors (mean absolute) in grey levels, of all values; decided: samples and truth "
+        "all agree, which says nothing of the rest and is left out of it"
+    )
+    for row in found:
+        say(f"temperature τ = {row['temperature']}: {row['verdict']}")
+
+
+def percent(coverage: dict[str, float]) -> str:
+    return f"{coverage['share']:.1%} ± {coverage['error']:.1%}"
+
+
+def say_judges(found: dict[str, dict[str, Any]]) -> None:
+    """Where scores without a reference come from."""
+    for key, origin in found.items():
+        by = f" by {origin['file']} (SHA-256 {origin['sha256'][:12]})" if origin["file"] else ""
+        say(f"{NAMES[key]}{by}: of an image alone, the less the better")
 
 
 def number(value: float | None) -> str:

@@ -37,26 +37,31 @@ def versions(
     labels: Tensor | Sequence[int] | None = None,
     temperature: float | Sequence[float] = 1.0,
     seed: int = 0,
+    first: int | None = None,
 ) -> list[Tensor]:
     """``count`` high images of each low one, uint8 (N, count, C, h, w) for every stage above it.
 
     ``low`` is uint8 (N, C, h, w), of a size that some stage makes but the last; ``temperature`` is
     one number, or one for each stage of the whole cascade. A version depends on its low image,
-    label, temperature, seed and number alone: all low images share the noise of each number.
-    Raises `InputError` where none is finite.
+    label, temperature, seed and number alone. All low images share the noise of each number
+    0..count − 1, unless ``first`` is given: those of the k-th have the numbers from first + k·count
+    on, and no two share any. Raises `InputError` where none is finite.
     """
-    first = level_of(cascade, low.shape[-1]) + 1
+    start = level_of(cascade, low.shape[-1]) + 1
     labels = cascade.needed_labels(labels, len(low))
     labels = None if labels is None else labels.repeat_interleave(count)
     temperatures = per_stage(temperature, len(cascade.stages))
 
     def drawn(i: int, stage: Stage, given: Tensor | None) -> Tensor:
-        noise = sample_noise(stage.flow.shape, seed, i, 0, count).repeat(len(low), 1, 1, 1)
+        if first is None:
+            noise = sample_noise(stage.flow.shape, seed, i, 0, count).repeat(len(low), 1, 1, 1)
+        else:
+            noise = sample_noise(stage.flow.shape, seed, i, first, count * len(low))
         y = stage.run(stage.flow.sample, temperatures[i] * noise, given, labels)
         check_some_finite(y)
         return y
 
-    made = cascade.generate(drawn, reduce_bits(low, cascade.bits), first)
+    made = cascade.generate(drawn, reduce_bits(low, cascade.bits), start)
     return [
         expand_bits(result.image, cascade.bits).unflatten(0, (len(low), count)) for result in made
     ]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cascade.chain import Cascade
 from cascade.data.sources import ImageSource
+from cascade.evaluation.enlargements.calibration import Calibration, calibration, tallies
 from cascade.evaluation.enlargements.ensembles import versions
 from cascade.evaluation.enlargements.image_metrics import (
     SMALLEST,
@@ -21,6 +22,7 @@ from cascade.evaluation.enlargements.image_metrics import (
     psnr,
     ssim,
 )
+from cascade.evaluation.enlargements.no_reference import Judge
 from cascade.evaluation.features import SCRIPT_FAULTS, load_script
 from cascade.evaluation.sample_quality import Advance, real_levels
 from cascade.transforms.dequantise import expand_bits, reduce_bits
@@ -77,6 +79,14 @@ class Perceptual:
         return images.to(self.device).expand(-1, 3, -1, -1).float() / 127.5 - 1
 
 
+@dataclass(frozen=True)
+class PairScores:
+    """Mean scores by whose images they are of, and how sure the samples were, where asked for."""
+
+    scores: dict[str, dict[str, float]]
+    calibration: Calibration | None = None
+
+
 def pair_scores(
     cascade: Cascade,
     source: ImageSource,
@@ -86,18 +96,24 @@ def pair_scores(
     temperature: float | Sequence[float] = 1.0,
     seed: int = 0,
     perceptual: Perceptual | None = None,
+    judges: Sequence[Judge] = (),
+    calibrated: bool = False,
     state: PartialState | None = None,
     advance: Advance = lambda done: None,
-) -> dict[str, dict[str, float]]:
-    """Mean scores of the cascade and of bicubic interpolation, by name.
+) -> PairScores:
+    """Mean scores of the ``cascade`` and of ``bicubic`` interpolation.
 
     Each image at ``indices`` is made ``factor`` times smaller by the cascade's pyramid and raised
-    again ``samples`` times. Figures of samples are means over samples and images. ``psnr`` in dB
-    and ``ssim`` are beside the true image; ``lr_psnr`` beside the low image, from the mean squared
-    error over all images (a single image may be exact); ``diversity`` is the pixels' standard
-    deviation over an image's samples, in grey levels.
+    again ``samples`` times, with noise of its own. Figures of samples are means over samples and
+    images. ``psnr`` in dB and ``ssim`` are beside the true image; ``lr_psnr`` beside the low image,
+    from the mean squared error over all images (a single image may be exact); ``diversity`` is the
+    pixels' standard deviation over an image's samples, in grey levels. ``judges`` score images
+    alone, the true ones, ``real``, as well. ``calibrated`` adds how sure the samples are, see
+    `calibration`, which takes two of an image.
     """
     start = _start(cascade, factor)
+    if calibrated and samples < 2:
+        raise InputError("how sure samples are takes two or more of each image: raise --samples")
 
     def rows_of(first: int, number: int) -> list[Tensor]:
         rows = indices[first : first + number]
@@ -105,14 +121,24 @@ def pair_scores(
         true, low = result[-1], result[start]
         known: Any = source.labels
         labels = known[rows] if cascade.classes else None
-        drawn = versions(cascade, low, samples, labels, temperature, seed)[-1].transpose(0, 1)
-        ours = [_beside(cascade, image, true, low, perceptual) for image in drawn]
-        theirs = _beside(cascade, bicubic(low, factor), true, low, perceptual)
-        return [torch.stack(ours).mean(0), theirs, _diversity(drawn)]
+        made = versions(cascade, low, samples, labels, temperature, seed, first * samples)
+        drawn, raised = made[-1].transpose(0, 1), bicubic(low, factor)
+        ours = [_beside(cascade, image, true, low, perceptual, judges) for image in drawn]
+        theirs = _beside(cascade, raised, true, low, perceptual, judges)
+        alone = [_judged(true, judges)] if judges else []
+        numbers = range(first, first + number)
+        tables = tallies(true, drawn, raised, seed, numbers) if calibrated else []
+        return [torch.stack(ours).mean(0), theirs, _diversity(drawn), *alone, *tables]
 
-    ours, theirs, diversity = spread(rows_of, len(indices), cascade.chunk, state, advance)
+    ours, theirs, diversity, *rest = spread(rows_of, len(indices), cascade.chunk, state, advance)
     spread_out = {"diversity": diversity.mean().item()} if samples > 1 else {}
-    return {"cascade": _means(ours, perceptual) | spread_out, "bicubic": _means(theirs, perceptual)}
+    scores = {
+        "cascade": _means(ours, perceptual, judges) | spread_out,
+        "bicubic": _means(theirs, perceptual, judges),
+    }
+    if judges:
+        scores["real"] = _by_judge(rest.pop(0), judges)
+    return PairScores(scores, calibration(*rest) if calibrated else None)
 
 
 def _start(cascade: Cascade, factor: int) -> int:
@@ -129,16 +155,28 @@ def _start(cascade: Cascade, factor: int) -> int:
 
 
 def _beside(
-    cascade: Cascade, image: Tensor, true: Tensor, low: Tensor, perceptual: Perceptual | None
+    cascade: Cascade,
+    image: Tensor,
+    true: Tensor,
+    low: Tensor,
+    perceptual: Perceptual | None,
+    judges: Sequence[Judge],
 ) -> Tensor:
-    """Columns PSNR, SSIM, squared error in the low image and, where there is a net, LPIPS."""
+    """Columns PSNR, SSIM, squared error in the low image, LPIPS by a net if any, and judges'."""
     bits = cascade.bits
     halved = halve_to(reduce_bits(image, bits), low.shape[-1], bits, cascade.pyramid)
     squares = mean_squares(expand_bits(halved, bits), low)
     columns = [psnr(mean_squares(image, true)), ssim(image, true), squares]
     if perceptual:
         columns.append(perceptual(image, true))
-    return torch.stack(columns, 1)
+    return torch.cat([torch.stack(columns, 1), _judged(image, judges)], 1)
+
+
+def _judged(images: Tensor, judges: Sequence[Judge]) -> Tensor:
+    """A column a judge, of images (N, C, H, W)."""
+    return torch.tensor(
+        [[judge.score(image) for judge in judges] for image in images], dtype=torch.float64
+    )
 
 
 def _diversity(drawn: Tensor) -> Tensor:
@@ -148,7 +186,15 @@ def _diversity(drawn: Tensor) -> Tensor:
     return drawn.double().std(0).flatten(1).mean(1)
 
 
-def _means(columns: Tensor, perceptual: Perceptual | None) -> dict[str, float]:
+def _means(
+    columns: Tensor, perceptual: Perceptual | None, judges: Sequence[Judge]
+) -> dict[str, float]:
     means = columns.mean(0)
     result = {"psnr": means[0].item(), "ssim": means[1].item(), "lr_psnr": psnr(means[2]).item()}
-    return result | ({"lpips": means[3].item()} if perceptual else {})
+    result |= {"lpips": means[3].item()} if perceptual else {}
+    return result | _by_judge(columns[:, len(result) :], judges)
+
+
+def _by_judge(columns: Tensor, judges: Sequence[Judge]) -> dict[str, float]:
+    means = columns.mean(0).tolist()
+    return {judge.key: mean for judge, mean in zip(judges, means, strict=True)}

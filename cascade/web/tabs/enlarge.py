@@ -7,12 +7,12 @@ from typing import Any
 
 import gradio as gr
 
+from cascade.photos.deviation import deviation
 from cascade.web.enlarging import (
     MOST,
     SIDES,
     class_names,
     cubic,
-    deviation,
     enlarging,
     factors,
     judgement,
