@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "FID and other scores of samples, super-resolution scores of real pairs",
     "features": "train a net whose features scores compare",
     "tables": "train and score a table of cascades",
+    "versus": "a flow against a GAN and L1, made equal",
     "figures": "draw figures of cascades and of training",
     "upscale": "enlarge a photo",
     "compress": "images into a lossless archive",
