@@ -66,9 +66,7 @@ def enlarge(chain: Sequence[Doubler], low: Tensor, number: int = 0) -> tuple[Ten
     return low, sound
 
 
-def load_net(
-    file: Path, config: StageConfig, shape: Shape, device: torch.device
-) -> NetDoubler:
+def load_net(file: Path, config: StageConfig, shape: Shape, device: torch.device) -> NetDoubler:
     """The doubler whose weights a file holds; `InputError` where it holds others."""
     residual = bool(getattr(config.model, "residual", False))
     net = Generator(config.data.channels, shape, residual)

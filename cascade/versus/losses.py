@@ -30,10 +30,10 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """½·|∇D(real)|², the mean over images (B, C, H, W); D is the mean of an image's logits."""
+    """½·|∇D(real)|², the mean over images (B, C, H, W); D is the mean of an image's logits (B, n)."""
     real = real.detach().requires_grad_()
-    logits = discriminator(real).flatten(1).mean(1)
-    (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+    logits = discriminator(real).mean(1).sum()
+    (gradient,) = torch.autograd.grad(logits, real, create_graph=True)
     return 0.5 * gradient.square().flatten(1).sum(1).mean()
 
 

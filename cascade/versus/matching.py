@@ -96,7 +96,9 @@ def _shapes(field: int, name: str) -> Callable[[int, int], Shape]:
     fine = field % 2 == 0
     convolutions = (field - 1 - fine) // 2 - 2
     if convolutions < 2:
-        raise InputError(f"{name}: a flow that sees {field} low pixels alone has no like")
+        raise InputError(
+            f"{name}: the flow sees {field} low pixels across: too few for a generator"
+        )
     blocks, closing = convolutions // 2, bool(convolutions % 2)
     return lambda width, total: Shape(width, even_split(total, blocks), closing, fine)
 
@@ -140,15 +142,15 @@ def receptive_field(enlarge: Enlarge, channels: int, step: int) -> int:
 
 def _seen(enlarge: Enlarge, channels: int, across: int, step: int) -> int:
     source = torch.Generator().manual_seed(0)
-    shape = (4, channels, 2 * step, across)
-    low = torch.rand(shape, generator=source, dtype=torch.float64) - 0.5
+    shape = (8, channels, 2 * step, across)  # several, and far apart: some unit may be at rest
+    low = 3 * torch.randn(shape, generator=source, dtype=torch.float64)
     high = enlarge(low.requires_grad_())
     widest = 0
     for place in range(step):
         pixel = high[..., step, across + place].sum()
         (gradient,) = torch.autograd.grad(pixel, low, retain_graph=True)
-        seen = (gradient != 0).flatten(0, 2).any(0).nonzero()
-        widest = max(widest, int(seen.max() - seen.min()) + 1)
+        seen = (gradient != 0).flatten(0, 2).any(0).nonzero().flatten().tolist()
+        widest = max(widest, seen[-1] - seen[0] + 1 if seen else 0)
     return widest
 
 

@@ -57,21 +57,21 @@ def difference(image: Tensor, truth: Tensor) -> Tensor:
 
 
 def save_curves(outcomes: Mapping[str, Sequence[Outcome]], file: str) -> None:
-    """Write training curves over steps, a panel a score and a line a training.
+    """Write training curves of the first seed over steps, a panel a score, a line a training.
 
-    Losses of different kinds are brought to one scale.
+    ``outcomes`` are by method; losses, of different kinds, are brought to one scale.
     """
+    seed = next(iter(outcomes.values()))[0].of["stage"]["seed"]
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for key, title in PANELS.items():
         lines = panels.setdefault(title, {})
         for method, runs in outcomes.items():
-            for run in runs:
+            for run in (run for run in runs if run.of["stage"]["seed"] == seed):
                 points = [(p["step"], p[key]) for p in run.curve if p[key] is not None]
                 if key == "objective":
                     points = scaled(points)
                 if points:
-                    stage = run.of["stage"]
-                    lines[f"{NAMES[method]} {stage['data']['size']}, {stage['seed']}"] = points
+                    lines[f"{NAMES[method]} {run.of['stage']['data']['size']}"] = points
     curves({title: lines for title, lines in panels.items() if lines}, "steps", "", file)
 
 

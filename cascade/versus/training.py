@@ -141,9 +141,7 @@ def _train_flow(
     return finished
 
 
-def _train_net(
-    run: Run, versus: Versus, guide: Guide, features: FeatureNet, watch: Watch
-) -> None:
+def _train_net(run: Run, versus: Versus, guide: Guide, features: FeatureNet, watch: Watch) -> None:
     config, outcome = run.config, Outcome(run.of)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = open_stage_data(config, device)
