@@ -5,11 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from torch import Tensor
 
 from cascade.commands.shared import cli
 from cascade.commands.shared.display import figures_table
@@ -24,6 +33,8 @@ from cascade.versus.settings import Versus, load_versus, stage_configs
 from cascade.versus.training import METHODS, Run, runs_of, train
 from cascade.versus.verdict import NAMES, PUBLISHED, Claim, all_setbacks, claims, figure
 from stages import InputError
+
+SHOWN = ("cubic", "l1", "gan", "flow")  # from left to right
 
 
 def main() -> None:
@@ -108,13 +119,16 @@ def train_all(runs: list[Run], versus: Versus, guide: Guide, features: FeatureNe
             continue
         with progress_bar() as bar:
             task = bar.add_task(run.name, total=run.config.train.steps)
-            finished = train(
-                run, versus, guide, features, lambda step, _: bar.update(task, completed=step)
-            )
+            watch = partial(moved, bar, task)
+            finished = train(run, versus, guide, features, watch)
         if not finished:
             return False
         cli.say(f"{run.name}: {ending(run.outcome())}")
     return True
+
+
+def moved(bar: Progress, task: TaskID, step: int, point: dict[str, Any]) -> None:
+    bar.update(task, completed=step)
 
 
 def progress_bar() -> Progress:
@@ -205,8 +219,8 @@ def table(versus: Versus, found: Findings) -> Table:
 
 
 def save_images(found: Findings, file: str) -> None:
-    order = [name for name in ("cubic", "l1", "gan", "flow") if name in found.images]
-    made = {name: found.images[name] for name in order}
+    """Write images of the first seed that held, by every method."""
+    made: dict[str, Tensor] = {n: found.images[n] for n in SHOWN if n in found.images}
     low, true = found.pairs.shown
     save_pictures(low, true, made, file)
 

@@ -120,8 +120,8 @@ class Trainer:
         """Train to the configured step or time; False if it was asked to stop before, all saved.
 
         ``watch(step, metrics)`` is called on the first process whenever metrics are logged. Raises
-        `InputError` where training diverges (`Diverged`), another process is lost or a disk is full;
-        the states saved before are as they were.
+        `Diverged` where too many steps in a row are not finite, another `InputError` where another
+        process is lost or a disk is full; the states saved before are as they were.
         """
         try:
             with stop_requests() as asked, closing(self._batches()) as batches:

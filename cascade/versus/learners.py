@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ class Learner:
         )
 
     @property
-    def net(self) -> Generator:
+    def net(self) -> Any:
         """The weights to use: the averaged ones where averaging is on."""
         return self.generator if self.average is None else self.average.module
 

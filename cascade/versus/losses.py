@@ -30,7 +30,10 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """½·|∇D(real)|², the mean over images (B, C, H, W); D is the mean of an image's logits (B, n)."""
+    """½·|∇D(real)|², the mean over images (B, C, H, W).
+
+    D is the mean of an image's logits, of which the discriminator gives (B, n).
+    """
     real = real.detach().requires_grad_()
     logits = discriminator(real).mean(1).sum()
     (gradient,) = torch.autograd.grad(logits, real, create_graph=True)

@@ -96,9 +96,7 @@ def _shapes(field: int, name: str) -> Callable[[int, int], Shape]:
     fine = field % 2 == 0
     convolutions = (field - 1 - fine) // 2 - 2
     if convolutions < 2:
-        raise InputError(
-            f"{name}: the flow sees {field} low pixels across: too few for a generator"
-        )
+        raise InputError(f"{name}: the flow sees {field} low pixels across: too few to match")
     blocks, closing = convolutions // 2, bool(convolutions % 2)
     return lambda width, total: Shape(width, even_split(total, blocks), closing, fine)
 

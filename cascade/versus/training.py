@@ -84,7 +84,7 @@ def runs_of(
         del stage["out"]
         net = {"net": asdict(versus.net), "shape": asdict(match.shape)}
         gan = {"gan": asdict(versus.gan), "guide": guide.digest if guide else None}
-        of = {"flow": {}, "l1": net, "gan": net | gan}
+        of: dict[str, dict[str, Any]] = {"flow": {}, "l1": net, "gan": net | gan}
         results += [
             Run(method, config, match, {"stage": stage, **of[method]}) for method in METHODS
         ]
@@ -148,7 +148,7 @@ def _train_net(run: Run, versus: Versus, guide: Guide, features: FeatureNet, wat
     torch.manual_seed(config.seed)
     residual = bool(getattr(config.model, "residual", False))
     net = Generator(config.data.channels, run.match.shape, residual)
-    net = net.to(device, memory_format=torch.channels_last)
+    net = net.to(device).to(memory_format=torch.channels_last)
     learner = Learner(net, config, versus.net)
     if run.method == "gan":
         learner = GANLearner(net, config, versus.net, versus.gan, guide, device)

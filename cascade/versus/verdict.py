@@ -15,6 +15,15 @@ PUBLISHED = {
     "frechet": {"gan": 3.858, "flow": 6.026, "l1": 5.822},
     "distance": {"gan": 0.148, "flow": 0.206, "l1": 0.227},
 }
+COMPARISONS = (  # a claim, its score, the method that is better and those it is better than
+    ("the GAN has the least Fréchet distance", "frechet", "gan", "flow", "l1"),
+    ("the GAN has the least feature distance", "distance", "gan", "flow", "l1"),
+    ("L1 has a smaller Fréchet distance than the flow", "frechet", "l1", "flow"),
+    ("the flow has a smaller feature distance than L1", "distance", "flow", "l1"),
+    ("L1 has the highest PSNR", "psnr", "l1", "flow", "gan"),
+    ("the flow keeps to its low image better than the GAN", "lr_psnr", "flow", "gan"),
+    ("the flow alone has versions to offer", "diversity", "flow", "gan", "l1"),
+)
 NAMES = {"flow": "flow", "gan": "GAN", "l1": "L1", "cubic": "cubic"}
 Scores = Mapping[str, Mapping[str, Spread]]
 Outcomes = Mapping[str, Sequence[Outcome]]
@@ -38,16 +47,8 @@ class Claim:
 
 def claims(scores: Scores, outcomes: Outcomes) -> list[Claim]:
     """Every claim beside what was found; ``scores`` and ``outcomes`` are by method."""
-    return [
-        *_of_training(outcomes),
-        _compared(scores, "the GAN has the least Fréchet distance", "frechet", "gan", "flow", "l1"),
-        _compared(scores, "the GAN has the least feature distance", "distance", "gan", "flow", "l1"),
-        _compared(scores, "L1 has a smaller Fréchet distance than the flow", "frechet", "l1", "flow"),
-        _compared(scores, "the flow has a smaller feature distance than L1", "distance", "flow", "l1"),
-        _compared(scores, "L1 has the highest PSNR", "psnr", "l1", "flow", "gan"),
-        _compared(scores, "the flow keeps to its low image better than the GAN", "lr_psnr", "flow", "gan"),
-        _compared(scores, "the flow alone has versions to offer", "diversity", "flow", "gan", "l1"),
-    ]  # fmt: skip
+    compared = [_compared(scores, text, key, *names) for text, key, *names in COMPARISONS]
+    return [*_of_training(outcomes), *compared]
 
 
 def _compared(scores: Scores, text: str, key: str, best: str, *others: str) -> Claim:

@@ -27,9 +27,8 @@ CPU = torch.device("cpu")
 
 def test_r1_of_a_linear_discriminator_is_half_the_square_of_its_weights():
     weights = torch.randn(3, 4, 4, dtype=torch.float64)
-    penalty = r1_penalty(
-        lambda x: (x * weights).flatten(1).sum(1, True), torch.rand(5, 3, 4, 4).double()
-    )
+    real = torch.rand(5, 3, 4, 4, dtype=torch.float64)
+    penalty = r1_penalty(lambda x: (x * weights).flatten(1).sum(1, True), real)
     torch.testing.assert_close(penalty, 0.5 * weights.square().sum())
 
 

@@ -90,7 +90,7 @@ def test_what_is_not_equal_is_refused():
         check(replace(found, net_flops=1.1 * found.flops), "it")
     thin = ("model.width=1", "model.encoder_features=1", "data.channels=1", "model.injector=false")
     small = [*SMALL, *FLOWS["one level"], *thin, "model.residual=false"]
-    with pytest.raises(InputError, match="the flow sees . low pixels across: too few"):
+    with pytest.raises(InputError, match="the flow sees . low pixels across: too few to match"):
         match(load_config(PHOTOS, small))
     with pytest.raises(InputError, match="operations beside the flow: raise model.width"):
         match(load_config(PHOTOS, [*small, "model.steps=3", "model.encoder_blocks=3"]))

@@ -57,9 +57,8 @@ def test_every_comparison_turns_when_figures_do():
 
 
 def test_a_verdict_holds_its_figures_and_says_where_seeds_overlap():
-    scores = all_scores(
-        gan={"frechet": [1.0, 2.0]}, flow={"frechet": [1.9, 4.0]}, l1={"frechet": [5, 6]}
-    )
+    seeds = {"gan": [1.0, 2.0], "flow": [1.9, 4.0], "l1": [5.0, 6.0]}
+    scores = all_scores(**{name: {"frechet": values} for name, values in seeds.items()})
     claim = verdicts(scores)["the GAN has the least Fréchet distance"]
     assert claim.holds and claim.line() == (
         "the GAN has the least Fréchet distance: holds here "

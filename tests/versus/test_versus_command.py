@@ -13,11 +13,12 @@ from cascade.versus.enlarging import enlarge
 from cascade.versus.settings import load_versus, stage_configs
 from stages import InputError
 
-TINY = (
-    "model.levels=1 model.steps=1 model.width=8 model.classes=0 model.conditional_prior=false "
-    "model.encoder=residual model.encoder_features=8 model.encoder_blocks=1 train.steps=4 "
-    "train.batch_size=4 train.init_images=16 train.validate_images=8 data.size=16"
-).split()
+TINY = [
+    *("model.levels=1", "model.steps=1", "model.width=8", "model.classes=0", "data.size=16"),
+    *("model.encoder=residual", "model.encoder_features=8", "model.encoder_blocks=1"),
+    *("train.steps=4", "train.batch_size=4", "train.init_images=16", "train.validate_images=8"),
+    "model.conditional_prior=false",
+]
 
 
 @pytest.fixture(scope="module")
