@@ -6,6 +6,7 @@ import argparse
 import os
 from dataclasses import asdict
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,11 +24,10 @@ from torch import Tensor
 from cascade.commands.shared import cli
 from cascade.commands.shared.display import figures_table
 from cascade.evaluation.features import FeatureNet, cleanfid_version, scripted
-from cascade.versus.comparison import Findings, find, matches_of
+from cascade.versus.comparison import Findings, find, matches_of, open_scorer
 from cascade.versus.losses import Guide
 from cascade.versus.matching import Match
 from cascade.versus.outcome import Outcome, setbacks
-from cascade.versus.pictures import save_curves, save_pictures
 from cascade.versus.scoring import SCORES
 from cascade.versus.settings import Versus, load_versus, stage_configs
 from cascade.versus.training import METHODS, Run, runs_of, train
@@ -44,12 +44,14 @@ def main() -> None:
     cli.check_outputs([args.json, args.out, args.curves], args.force)
     cli.check_plot(args.curves)
     cli.check_picture(args.out)
+    drawing = pictures() if args.out or args.curves else None
     versus = load_versus(args.config, args.overrides + nets_of(args))
     matches = matches_of(stage_configs(versus, versus.seeds[0]))
     show_matches(versus, matches)
     if args.dry_run:
         return
     guide, features = nets(versus)
+    scorer = open_scorer(versus, features)
     runs = [
         run
         for seed in versus.seeds
@@ -60,14 +62,15 @@ def main() -> None:
         return
     with Progress(TextColumn("scoring {task.description}"), console=cli.console) as bar:
         task = bar.add_task("", total=None)
-        found = find(versus, runs, features, lambda name: bar.update(task, description=name))
+        found = find(versus, runs, scorer, lambda name: bar.update(task, description=name))
         bar.update(task, visible=False)
     verdict = claims(found.scores, found.outcomes)
     show(versus, found, features, verdict)
-    if args.out:
-        save_images(found, args.out)
-    if args.curves:
-        save_curves(found.outcomes, args.curves)
+    if drawing and args.out:
+        made: dict[str, Tensor] = {n: found.images[n] for n in SHOWN if n in found.images}
+        drawing.save_pictures(*found.pairs.shown, made, args.out)
+    if drawing and args.curves:
+        drawing.save_curves(found.outcomes, args.curves)
     if args.json:
         cli.write_json(report(versus, matches, runs, found, verdict, features, guide), args.json)
 
@@ -218,11 +221,13 @@ def table(versus: Versus, found: Findings) -> Table:
     return figures_table(versus.title, ["", *(NAMES[name] for name in columns)], rows)
 
 
-def save_images(found: Findings, file: str) -> None:
-    """Write images of the first seed that held, by every method."""
-    made: dict[str, Tensor] = {n: found.images[n] for n in SHOWN if n in found.images}
-    low, true = found.pairs.shown
-    save_pictures(low, true, made, file)
+def pictures() -> ModuleType:
+    """What draws; `InputError` where matplotlib is not installed."""
+    try:
+        from cascade.versus import pictures
+    except ImportError:
+        raise InputError("pictures need matplotlib: pip install 'csrflow[scores]'") from None
+    return pictures
 
 
 def report(

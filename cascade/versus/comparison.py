@@ -49,20 +49,25 @@ def matches_of(configs: Sequence[StageConfig]) -> list[Match]:
     return [match(configs[-1])] * len(configs) if alike else [match(config) for config in configs]
 
 
+def open_scorer(versus: Versus, features: FeatureNet) -> Scorer:
+    """The images that all are scored on; `InputError` where they, or the net, cannot be used."""
+    config = stage_configs(versus, versus.seeds[0])[-1]
+    pairs = open_pairs(config, versus.factor, versus.split, versus.limit)
+    return Scorer(pairs, features, versus.window)
+
+
 def find(
     versus: Versus,
     runs: Sequence[Run],
-    features: FeatureNet,
+    scorer: Scorer,
     watch: Callable[[str], None] = lambda name: None,
 ) -> Findings:
-    """Score what every seed's finished runs make of the images of a split.
+    """Score what every seed's finished runs make of a scorer's images.
 
     Versions of flows are drawn at ``temperature``; what else there is makes one of each image.
-    Raises `InputError` where no images can be scored.
     """
-    config = stage_configs(versus, versus.seeds[0])[-1]
-    pairs = open_pairs(config, versus.factor, versus.split, versus.limit)
-    scorer, result = Scorer(pairs, features, versus.window), Findings(pairs)
+    pairs = scorer.pairs
+    result = Findings(pairs)
     for method in METHODS:
         mine = [run for run in runs if run.method == method]
         result.outcomes[method] = [run.outcome() for run in mine]

@@ -43,6 +43,13 @@ class Outcome:
         known = all(value is not None and math.isfinite(value) for value in scores)
         return known and not self.skipped and not self.diverged
 
+    def forget_after(self, step: int) -> None:
+        """Forget the points, and the seconds, that a training which goes on from a step repeats."""
+        kept = [point for point in self.curve if point["step"] <= step]
+        if len(kept) < len(self.curve) or not step:
+            self.seconds = kept[-1]["seconds"] if kept else 0.0
+        self.curve = kept
+
     def save(self, file: Path) -> None:
         """Write it, whole or not at all."""
         with whole(file) as aside:

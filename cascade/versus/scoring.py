@@ -76,6 +76,7 @@ class Scorer:
         self.pairs, self.features, self.side = pairs, features, side
         self.low, self.true = pairs.shown
         self.wanted = features(windows(self.true, side))
+        ssim(self.true[:1], self.true[:1])  # says now, not after hours, what is not installed
 
     def __call__(
         self, make: Callable[[int], tuple[Tensor, Tensor]], versions: int

@@ -36,6 +36,7 @@ from cascade.versus.outcome import Outcome, Point, Stopwatch, read_outcome
 from cascade.versus.settings import Versus
 
 METHODS = ("flow", "gan", "l1")
+IDLE = (("data", "root"), ("data", "cache"), ("train", "workers"))  # settings of no consequence
 Watch = Callable[[int, Point], None]
 
 
@@ -81,6 +82,8 @@ def runs_of(
     results = []
     for config, match in zip(configs, matches, strict=True):
         stage: Any = OmegaConf.to_container(OmegaConf.structured(config))
+        for section, key in IDLE:
+            del stage[section][key]
         del stage["out"]
         net = {"net": asdict(versus.net), "shape": asdict(match.shape)}
         gan = {"gan": asdict(versus.gan), "guide": guide.digest if guide else None}
@@ -115,10 +118,10 @@ def _train_flow(
     run: Run, versus: Versus, outcome: Outcome, features: FeatureNet, watch: Watch
 ) -> bool:
     trainer = Trainer(run.config)
-    outcome.curve = [point for point in outcome.curve if point["step"] <= trainer.step]
+    outcome.forget_after(trainer.step)
     held_out = trainer.data.held_out
     look = Look(held_out.batch, run.config, versus.window, features)
-    stopwatch = Stopwatch(trainer.accelerator.device, outcome.seconds if trainer.step else 0.0)
+    stopwatch = Stopwatch(trainer.accelerator.device, outcome.seconds)
 
     def note(step: int, row: dict[str, Any]) -> None:
         if f"{held_out.split}_bpd" in row:

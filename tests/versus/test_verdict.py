@@ -108,6 +108,18 @@ def test_an_outcome_is_read_as_it_was_written(tmp_path):
             read_outcome(file, done.of)
 
 
+def test_what_a_training_repeats_is_forgotten():
+    known = outcome(3, 2, 1, seconds=9.0)
+    for point in known.curve:
+        point["seconds"] = 2.0 * point["step"]
+    known.forget_after(5)
+    assert len(known.curve) == 3 and known.seconds == 9.0  # it was stopped after the last of them
+    known.forget_after(1)
+    assert [point["step"] for point in known.curve] == [0, 1] and known.seconds == 2.0
+    known.forget_after(0)
+    assert len(known.curve) == 1 and known.seconds == 0.0
+
+
 def test_a_score_that_is_not_finite_is_kept_as_none(tmp_path):
     outcome(math.nan).save(tmp_path / "flow.json")
     assert json.loads((tmp_path / "flow.json").read_text())["curve"][0]["objective"] is None
