@@ -119,6 +119,8 @@ def train_all(runs: list[Run], versus: Versus, guide: Guide, features: FeatureNe
         done = run.outcome()
         if done.finished:
             cli.say(f"{run.name}: finished before, {ending(done)}")
+            if done.features != features.digest:
+                cli.say(f"note: {run.name} was looked at by other features while it trained")
             continue
         with progress_bar() as bar:
             task = bar.add_task(run.name, total=run.config.train.steps)
@@ -249,7 +251,7 @@ def report(
         "scores": found.rows,
         "published": PUBLISHED,
         "trainings": [training(run) for run in runs],
-        "claims": [claim.figures_for_json() for claim in verdict],
+        "claims": [asdict(claim) for claim in verdict],
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }

@@ -25,7 +25,8 @@ class Outcome:
     """One training, as it is kept in a file beside its weights.
 
     ``of`` says all that it depends on; ``curve`` holds a point an evaluation: ``step``,
-    ``seconds``, and scores of held-out images; ``skipped`` steps were not finite, and ``diverged``
+    ``seconds``, and scores of held-out images, ``distance`` by the net whose SHA-256 is
+    ``features``; ``skipped`` steps were not finite, and ``diverged``
     says that they ended it.
     """
 
@@ -35,6 +36,7 @@ class Outcome:
     skipped: int = 0
     diverged: bool = False
     finished: bool = False
+    features: str = ""
 
     @property
     def sound(self) -> bool:

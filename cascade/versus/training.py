@@ -119,6 +119,7 @@ def _train_flow(
 ) -> bool:
     trainer = Trainer(run.config)
     outcome.forget_after(trainer.step)
+    outcome.features = features.digest
     held_out = trainer.data.held_out
     look = Look(held_out.batch, run.config, versus.window, features)
     stopwatch = Stopwatch(trainer.accelerator.device, outcome.seconds)
@@ -145,7 +146,7 @@ def _train_flow(
 
 
 def _train_net(run: Run, versus: Versus, guide: Guide, features: FeatureNet, watch: Watch) -> None:
-    config, outcome = run.config, Outcome(run.of)
+    config, outcome = run.config, Outcome(run.of, features=features.digest)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = open_stage_data(config, device)
     torch.manual_seed(config.seed)
@@ -157,7 +158,7 @@ def _train_net(run: Run, versus: Versus, guide: Guide, features: FeatureNet, wat
         learner = GANLearner(net, config, versus.net, versus.gan, guide, device)
     look = Look(data.held_out.batch, config, versus.window, features)
     stopwatch, batches = Stopwatch(device), Batches(data.source, config)
-    workers, in_a_row, step = workers_by_default(device), 0, 0
+    workers, in_a_row, bits = workers_by_default(device), 0, config.data.bits
     making = batches.steps(0, config.train.steps, workers, device.type == "cuda")
     with closing(making) as made:
         for step, batch in enumerate(made, 1):
@@ -168,7 +169,7 @@ def _train_net(run: Run, versus: Versus, guide: Guide, features: FeatureNet, wat
             if step % config.train.save_every == 0 or step == config.train.steps:
                 point = {"step": step, "objective": _objective(learner, data.held_out.batch, step)}
                 with stopwatch.paused():
-                    point |= {"seconds": stopwatch.seconds, **look(_doubler(learner, config))}
+                    point |= {"seconds": stopwatch.seconds, **look(NetDoubler(learner.net, bits))}
                     outcome.curve.append(point)
                 watch(step, point)
             if outcome.diverged:
@@ -176,10 +177,6 @@ def _train_net(run: Run, versus: Versus, guide: Guide, features: FeatureNet, wat
     outcome.seconds, outcome.finished = stopwatch.seconds, True
     write_tensors(learner.net.state_dict(), run.weights)
     outcome.save(run.file)
-
-
-def _doubler(learner: Learner, config: StageConfig) -> Doubler:
-    return NetDoubler(learner.net, config.data.bits)
 
 
 @torch.no_grad()

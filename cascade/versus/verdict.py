@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from cascade.versus.outcome import Outcome, setbacks
 from cascade.versus.scoring import SCORES, Spread
@@ -40,9 +39,6 @@ class Claim:
     def line(self) -> str:
         words = {True: "holds here", False: "does not hold here", None: "cannot be told here"}
         return f"{self.text}: {words[self.holds]} ({self.figures})"
-
-    def figures_for_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def claims(scores: Scores, outcomes: Outcomes) -> list[Claim]:

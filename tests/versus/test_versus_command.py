@@ -93,6 +93,11 @@ def test_three_are_trained_scored_and_judged_and_not_trained_again(comparison, n
     same = json.loads((comparison / "found.json").read_text())
     assert same == found
 
+    guided = ["--guide", nets[0], "--features", nets[0]]
+    other = run_tool("versus", comparison / "small.yaml", *guided)
+    assert "the very features that it is scored in, which favours it" in other.stdout
+    assert other.stdout.count("was looked at by other features while it trained") == 6
+
     other = run_tool("versus", comparison / "small.yaml", "net.lr=0.1", *words, "--force")
     assert other.returncode == 2 and "by other settings (net): use another runs=" in other.stderr
 
