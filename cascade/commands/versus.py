@@ -208,7 +208,7 @@ def table(versus: Versus, found: Findings) -> Table:
             spread = scores[method].get(key)
             cell = "–" if spread is None else figure(key, spread.mean)
             if spread is not None and spread.deviation:
-                cell += f" ± {figure(key, spread.deviation)}"
+                cell += f" ± {spread.deviation:.2g}"
             published = PUBLISHED.get(key, {}).get(method)
             cells.append(cell + (f" [{published}]" if published else ""))
         rows.append([f"{name} {'↑' if more else '↓'}", *cells])
