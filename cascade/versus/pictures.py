@@ -15,7 +15,7 @@ from cascade.versus.verdict import NAMES
 
 GAIN = 4  # of differences
 PANELS = {
-    "objective": "its own held-out loss, from 1 at first to 0 at best",
+    "objective": "own held-out loss, least 0, greatest 1",
     "psnr": "held-out PSNR, dB",
     "distance": "held-out feature distance",
 }
@@ -76,8 +76,8 @@ def save_curves(outcomes: Mapping[str, Sequence[Outcome]], file: str) -> None:
 
 
 def scaled(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The same points, the first at 1 and the least at 0."""
-    if not points:
-        return []
-    first, least = points[0][1], min(value for _, value in points)
-    return [(step, (value - least) / ((first - least) or 1.0)) for step, value in points]
+    """The same points, the greatest at 1 and the least at 0."""
+    values = [value for _, value in points]
+    least = min(values, default=0.0)
+    span = max(values, default=0.0) - least
+    return [(step, (value - least) / (span or 1.0)) for step, value in points]

@@ -162,5 +162,5 @@ def test_images_are_chosen_from_the_plainest_to_the_busiest():
 
 
 def test_losses_are_brought_to_one_scale():
-    assert scaled([(0, 8.0), (1, 4.0), (2, 6.0)]) == [(0, 1.0), (1, 0.0), (2, 0.5)]
+    assert scaled([(0, 6.0), (1, 4.0), (2, 8.0)]) == [(0, 0.5), (1, 0.0), (2, 1.0)]
     assert scaled([(0, 2.0)]) == [(0, 0.0)] and scaled([]) == []
