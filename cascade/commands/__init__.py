@@ -18,6 +18,7 @@ COMMANDS = {
     "features": "train a net whose features scores compare",
     "pristine": "learn what good photos are like, for NIQE",
     "tables": "train and score a table of cascades",
+    "versus": "a flow against a GAN and L1, made equal",
     "figures": "draw figures of cascades and of training",
     "upscale": "enlarge a photo",
     "compress": "images into a lossless archive",

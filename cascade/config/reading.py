@@ -71,7 +71,8 @@ def _read(path: Path, overrides: Sequence[str], saved: bool = False) -> StageCon
         names = ", ".join(shipped_names())
         raise InputError(f"no configuration file {path}; those that are shipped: {names}") from None
     except (ConfigKeyError, MissingMandatoryValue) as error:
-        raise InputError(f"{path}: {_explain(error, kind)}") from None
+        known = StageConfig(model=KINDS[kind]())
+        raise InputError(f"{path}: {explain(error, known, f'a {kind} stage')}") from None
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: {first_line(error)}") from None
     check(config)
@@ -102,16 +103,17 @@ def save_config(config: StageConfig, path: Path) -> None:
         OmegaConf.save(OmegaConf.structured(config), aside)
 
 
-def _explain(error: OmegaConfBaseException, kind: str) -> str:
+def explain(error: OmegaConfBaseException, schema: Any, whose: str) -> str:
+    """What is wrong with a key, in words: not set, or unknown, with the nearest one of a schema."""
     key = str(error.full_key)
     if isinstance(error, MissingMandatoryValue):
         return f"{key} is not set"
-    known = _keys(StageConfig(model=KINDS[kind]()))
+    known = _keys(schema)
     leaves = {name.split(".")[-1]: name for name in known}
     leaf = difflib.get_close_matches(key.split(".")[-1], leaves, n=1)
     close = difflib.get_close_matches(key, known, n=1) or [leaves[name] for name in leaf]
     hint = f"; did you mean {close[0]}?" if close else ""
-    return f"a {kind} stage has no setting {key}{hint}"
+    return f"{whose} has no setting {key}{hint}"
 
 
 def _keys(config: Any, prefix: str = "") -> list[str]:

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stages import InputError
+
 LARGEST = 3  # layers named
+
+
+class Diverged(InputError):
+    """Too many training steps in a row were not finite."""
 
 
 @dataclass

@@ -19,7 +19,7 @@ from cascade.data.batches import Batch, Batches
 from cascade.data.workers import workers_by_default
 from cascade.optimization.optimizers import check_optimizer
 from cascade.stage import with_sigma
-from cascade.training.diagnosis import explain
+from cascade.training.diagnosis import Diverged, explain
 from cascade.training.learner import Learner
 from cascade.training.model_card import write_card
 from cascade.training.run_folder import StageFolder
@@ -120,8 +120,8 @@ class Trainer:
         """Train to the configured step or time; False if it was asked to stop before, all saved.
 
         ``watch(step, metrics)`` is called on the first process whenever metrics are logged. Raises
-        `InputError` where training diverges, another process is lost or a disk is full; the states
-        saved before are as they were.
+        `Diverged` where too many steps in a row are not finite, another `InputError` where another
+        process is lost or a disk is full; the states saved before are as they were.
         """
         try:
             with stop_requests() as asked, closing(self._batches()) as batches:
@@ -231,7 +231,7 @@ class Trainer:
     def _give_up(self, batch: Batch) -> None:
         result = explain(self.learner.module, *self.learner.inputs(batch))
         culprit = min(self.processes.gather(result), key=lambda reason: reason.severity)
-        raise InputError(
+        raise Diverged(
             f"{self.progress.in_a_row} steps in a row were not finite, up to step {self.step + 1}: "
             f"{culprit.text}; lower train.lr or train.clip; {self.saver.last_state()}"
         )

@@ -23,11 +23,12 @@ from cascade.commands import (
     tables,
     train,
     upscale,
+    versus,
 )
 from cascade.commands.shared.interrupt import INTERRUPTED
 
 MODULES = [bench, compress, decompress, evaluate, explore, features, figures, likelihood, sample]
-MODULES += [tables, train, upscale]
+MODULES += [tables, train, upscale, versus]
 
 
 def csrflow(*words: str) -> subprocess.CompletedProcess:

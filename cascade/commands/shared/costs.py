@@ -40,7 +40,7 @@ def overview() -> list[dict[str, Any]]:
     cli.say("|---" * (1 + len(COLUMNS) + len(machines)) + "|")
     results = []
     for name in shipped_names():
-        if not name.startswith("tables/"):
+        if not name.startswith(("tables/", "versus/")):
             found = figures(cost(load_config(name)), machines)
             cli.say(f"| `{name}` | {' | '.join(cells(found, machines))} |")
             results.append({"config": name, **found})
