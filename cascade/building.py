@@ -71,6 +71,7 @@ def _built(config: StageConfig) -> Flow:
     others = (*NOT_OF_THE_FLOW, *OF_THE_MIXTURE)
     options = {key: value for key, value in options.items() if key not in others}
     options |= {"first": _first(model), "bits": data.bits}
+    options["label_optional"] = config.label_optional
     shape = (data.channels, data.size, data.size)
     if config.upsamples:
         told = config.augment.condition

@@ -45,6 +45,7 @@ def srflow(
     dequantise: str = "uniform",
     dequantise_steps: int = 4,
     bits: int = 8,
+    label_optional: bool = False,
 ) -> Flow:
     """An SRFlow for images (C, H, W), given low-resolution images (C, H/2, W/2).
 
@@ -83,6 +84,7 @@ def srflow(
         dequantise: ``uniform`` or ``variational``, see `dequantiser`.
         dequantise_steps: couplings of a variational dequantisation.
         bits: n of the integers v that these read, y = (v + u)/2ⁿ − ½.
+        label_optional: whether the flow may be used without labels, see `Flow`.
 
     Raises:
         InputError: if H or W is not divisible by 2^L, for ``residual`` together with ``details`` or
@@ -142,4 +144,6 @@ def srflow(
         body = Squeeze(level(channels, levels)) if squeezed else level(channels, levels)
     bins = dequantiser(dequantise, channels, width, bits, dequantise_steps, features, squeezed)
     mixture = LogisticMixture(support, image_channels, features, first, classes) if first else None
-    return Flow(body, shape, levels, classes, reader, residual, squeezed, bins, mixture)
+    return Flow(
+        body, shape, levels, classes, reader, residual, squeezed, bins, mixture, label_optional
+    )

@@ -96,6 +96,7 @@ class Train:
     skip_limit: int = 10  # steps in a row that may be skipped, their gradient not being finite
     pretrain_steps: int = 0  # of an SRFlow's encoder alone, by super-resolution, before the others
     pretrain_lr: float = 2.0e-4
+    label_dropout: float = 0.0  # share of labels that are left out, so that they may be missing
     frozen_steps: int = 0  # first steps of the flow, in which the encoder stays as it is
     init_images: int = 512  # images that ActNorm is fitted to
     log_every: int = 20
@@ -133,6 +134,11 @@ class StageConfig:
     def upsamples(self) -> bool:
         """Whether the stage makes images from ones of half their size: an SRFlow, not a Glow."""
         return isinstance(self.model, SRFlowModel)
+
+    @property
+    def label_optional(self) -> bool:
+        """Whether the stage has classes, and learns to do without labels."""
+        return bool(self.model.classes) and self.train.label_dropout > 0
 
     @property
     def has_mixture(self) -> bool:

@@ -110,6 +110,7 @@ def check(config: StageConfig) -> None:
         ("train.ema", 0 <= train.ema < 1, "lie in [0, 1)"),
         ("seed", 0 <= config.seed < 2**63, "be a whole number from 0, below 2^63"),
         ("model.class_weight", 0 <= config.model.class_weight <= 1e6, "lie in [0, 10^6]"),
+        ("train.label_dropout", 0 <= train.label_dropout < 1, "lie in [0, 1)"),
         ("train.lr", 0 < train.lr <= 1000, "lie above 0, up to 1000"),
         ("train.weight_decay", 0 <= train.weight_decay <= 1000, "lie in [0, 1000]"),
         ("train.pretrain_lr", 0 < train.pretrain_lr <= 1000, "lie above 0, up to 1000"),
@@ -159,6 +160,8 @@ def _check_together(config: StageConfig) -> None:
         raise InputError("augment.previous is for a stage that has one below it, not for a Glow")
     if (train.pretrain_steps or train.frozen_steps) and not config.upsamples:
         raise InputError("train.pretrain_steps and train.frozen_steps are for an SRFlow's encoder")
+    if train.label_dropout and not config.model.classes:
+        raise InputError("train.label_dropout leaves labels out: it needs model.classes")
     if train.compile and train.memory == "reversible":
         raise InputError("train.compile and train.memory=reversible do not go together: set one")
     if train.seconds and train.schedule == "halve":

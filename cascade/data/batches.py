@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from cascade.transforms.coding import coding
 from cascade.transforms.dequantise import centre, dequantise, reduce_bits
 from cascade.transforms.pyramid import halve, halve_to
 from cascade.utils.seeds import generator, uniform
+from stages.labels import NO_LABEL
 
 
 @dataclass
@@ -93,6 +94,16 @@ class Batches:
         """Which images, by their place in the split, the whole batch of a step holds."""
         size = self.config.train.batch_size
         return self._indices(torch.arange(step * size, (step + 1) * size)).tolist()
+
+    def without_some_labels(self, batch: Batch, step: int) -> Batch:
+        """The batch of a step, ``train.label_dropout`` of its labels left out by chance."""
+        share, label = self.config.train.label_dropout, batch.label
+        if not share or label is None:
+            return batch
+        places = range(self.first, self.first + len(label))
+        sources = [generator("label", self.config.seed, step, place) for place in places]
+        left_out = torch.tensor([bool(uniform((), source) < share) for source in sources])
+        return replace(batch, label=label.masked_fill(left_out, NO_LABEL))
 
     def fixed(self, count: int) -> Batch:
         """The first ``count`` images of the first epoch, not flipped: the same on every process."""

@@ -17,6 +17,7 @@ from cascade.data.batches import Batch
 from cascade.transforms.dequantise import density_bpd
 from stages import Flow
 from stages.encoder import SuperResolution
+from stages.labels import NO_LABEL
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,22 @@ def flow_loss(
     class_loss = bpd.new_zeros(())
     if logits is not None:
         assert batch.label is not None
-        class_loss = classification(logits, batch.label, model.class_loss)
+        label = batch.label
+        if config.train.label_dropout:
+            known = label != NO_LABEL
+            logits, label = logits[known], label[known]
+        class_loss = classification(logits, label, model.class_loss)
     result = {"bpd": bpd.detach(), "class_loss": class_loss.detach()}
     return bpd + model.class_weight * class_loss, result
 
 
 def classification(logits: Tensor, label: Tensor, kind: str) -> Tensor:
-    """The loss on the class read-out: binary (the thesis) or softmax (Glow) cross-entropy."""
+    """The loss on the class read-out: binary (the thesis) or softmax (Glow) cross-entropy.
+
+    0 for no images.
+    """
+    if not len(label):
+        return logits.sum()  # as a function of the read-out, whose gradients DDP waits for
     if kind == "softmax":
         return F.cross_entropy(logits, label)
     one_hot = F.one_hot(label, logits.shape[1]).to(logits.dtype)
