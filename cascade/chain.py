@@ -270,8 +270,9 @@ class Cascade(Pretrained):
         if samples < 1:
             raise InputError(f"take at least one dequantisation sample, not {samples}")
         labels, seed = self._labels(labels, len(images)), whole_number(seed, "seed")
-        unlabelled = labels is not None and bool((labels == NO_LABEL).any())
-        if unlabelled and not (labels == NO_LABEL).all():
+        missing = torch.zeros(1) if labels is None else labels == NO_LABEL
+        unlabelled = bool(missing.any())
+        if unlabelled and not missing.all():
             raise InputError(f"give every image a label, or {NO_LABEL} to all of them")
         columns = []
         for i, stage, high, low in self.climb(images):

@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 from conftest import ROOT, TINY, randomise, run_tool
-from small_stages import random_cascade
+from small_stages import animals, random_cascade
+from torch import nn
 
 from cascade import Cascade
+from cascade.classifier.judging import Judgement, judge
+from cascade.classifier.training import Classifier
 from cascade.config import load_config
 from cascade.data.arrays import open_npz
 from cascade.data.batches import Batches
@@ -23,8 +26,8 @@ def optional(kind: str) -> Cascade:
     """A cascade of random weights whose stages may be used without labels."""
     cascade = random_cascade(kind, 10)
     for stage in cascade.stages:
-        stage.flow.label_optional = True
-    return cascade
+        stage.flow.label_optional, stage.config.train.label_dropout = True, 0.1
+    return Cascade([stage.replace(chunk=2) for stage in cascade.stages])
 
 
 def test_what_classes_add():
@@ -71,23 +74,23 @@ def test_every_strength_is_invertible_and_none_is_no_label(first):
 @pytest.mark.parametrize("kind", ["haar", "mixture"])
 def test_a_cascade_with_and_without_labels(kind):
     cascade = optional(kind)
-    labels = torch.arange(4)
-    plain = cascade.sample(4, labels, seed=1)
-    assert torch.equal(plain, cascade.sample(4, labels, seed=1, guidance=1.0))
-    none = cascade.sample(4, labels, seed=1, guidance=0)
-    assert torch.equal(none, cascade.sample(4, [NO_LABEL] * 4, seed=1))
-    assert torch.equal(none, cascade.sample(4, labels.flip(0), seed=1, guidance=0))
-    assert not torch.equal(plain, cascade.sample(4, labels, seed=1, guidance=3))
-    report = cascade.likelihood(plain, [NO_LABEL] * 4)
-    assert report.posterior is None and report.nats.shape == (4, 3)
+    labels = torch.arange(2)
+    plain = cascade.sample(2, labels, seed=1)
+    assert torch.equal(plain, cascade.sample(2, labels, seed=1, guidance=1.0))
+    none = cascade.sample(2, labels, seed=1, guidance=0)
+    assert torch.equal(none, cascade.sample(2, [NO_LABEL] * 2, seed=1))
+    assert torch.equal(none, cascade.sample(2, labels.flip(0), seed=1, guidance=0))
+    assert not torch.equal(plain, cascade.sample(2, labels, seed=1, guidance=3))
+    report = cascade.likelihood(plain, [NO_LABEL] * 2)
+    assert report.posterior is None and report.nats.shape == (2, 3)
     low = cascade.levels(plain)
     y = cascade.stages[0].coding.dequantise(low[0], 0, 0, 0)
     assert torch.allclose(
         cascade.stages[0].flow.log_prob(y).double() - 64 * torch.tensor(256.0).log(),
         report.nats[:, 0], rtol=1e-4,
     )  # fmt: skip
-    noise = cascade.encode(plain, [NO_LABEL] * 4)
-    assert torch.equal(cascade.decode(noise, [NO_LABEL] * 4), plain)
+    noise = cascade.encode(plain, [NO_LABEL] * 2)
+    assert torch.equal(cascade.decode(noise, [NO_LABEL] * 2), plain)
 
 
 def test_what_cannot_be_done_without_labels_is_an_error():
@@ -149,8 +152,36 @@ def test_trained_without_half_of_the_labels(few_digits, tmp_path, pyramid):
     assert done.returncode == 2 and "leave --label-mode none out" in done.stderr
 
 
-def test_tools_say_what_guidance_needs(digits, tmp_path):
-    done = run_tool("sample", digits, "--guidance", 2, "--out", tmp_path / "grid.png")
-    assert done.returncode == 2 and "train.label_dropout" in done.stderr
-    done = run_tool("likelihood", digits, "--label-mode", "none")
+def test_tools_say_what_guidance_needs(tmp_path):
+    run, out = animals(tmp_path / "run"), tmp_path / "grid.png"
+    for command in ("sample", run), ("figures", "guidance", run, "--strengths", 1.5):
+        words = ["--guidance", 2] if command[0] == "sample" else []
+        done = run_tool(*command, *words, "--out", out)
+        assert done.returncode == 2 and "train.label_dropout" in done.stderr and not out.exists()
+    words = ["--data", "mnist5k", "--label-mode", "none"]
+    done = run_tool("likelihood", run, *words)
     assert done.returncode == 2 and "trained with label_dropout" in done.stderr
+
+
+def test_a_classifier_judges_samples_at_every_strength(few_digits, tmp_path):
+    optional("mixture").save(tmp_path / "run")
+    out = tmp_path / "guidance.png"
+    words = ["--strengths", "0,2", "--num", 20, "--epochs", 1, "--data", few_digits, "--out", out]
+    done = run_tool("figures", "guidance", tmp_path / "run", *words)
+    assert done.returncode == 0 and out.exists(), done.stderr
+    rows = out.with_suffix(".csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["guidance", "real", "0", "2"]
+    assert float(rows[1].split(",")[2]) == 1
+    done = run_tool(
+        "figures", "guidance", tmp_path / "run", "--num", 19, "--out", tmp_path / "a.png"
+    )
+    assert done.returncode == 2 and "less than two of each" in done.stderr
+
+
+def test_judgement_of_images_whose_class_is_their_brightness():
+    images = torch.tensor([0, 10, 200, 230], dtype=torch.uint8)[:, None, None, None]
+    net = Classifier(nn.Flatten(), nn.Linear(1, 2), torch.device("cpu"))
+    net.logits.weight.data = torch.tensor([[-1.0], [1.0]])
+    net.logits.bias.data = torch.tensor([100.0, -100.0])
+    assert judge(net, images, torch.tensor([0, 0, 1, 1])) == Judgement(1.0, 20.0)
+    assert judge(net, images, torch.tensor([0, 1, 0, 1])) == Judgement(0.5, 210.0)
