@@ -73,11 +73,10 @@ def _built(config: StageConfig) -> Flow:
     options |= {"first": _first(model), "bits": data.bits}
     options["label_optional"] = config.label_optional
     shape = (data.channels, data.size, data.size)
-    if config.upsamples:
+    if config.conditional:
+        options |= {"details": config.of_details, "chroma": config.of_chroma}
         told = config.augment.condition
-        return channels_last(
-            srflow(shape, details=config.of_details, condition_on_sigma=told, **options)
-        )
+        return channels_last(srflow(shape, condition_on_sigma=told, **options))
     return channels_last(glow(shape, **options))
 
 

@@ -35,6 +35,9 @@ from stages.labels import NO_LABEL, guided
 class Cascade(Pretrained):
     """A Glow and the SRFlow stages that follow it: a model of full-resolution images.
 
+    A stage of chroma, given luma, is a model of its own: it scores, encodes and decodes the rest of
+    images of which that part is given, and draws nothing without it.
+
     Images are uint8 (N, C, H, W) on the CPU, labels int64 (N,); log-probabilities are of 8-bit
     images (``bits``-bit ones where the stages were trained so), float64 (N,), in nats. The nets run
     on the device that the module is moved to.
@@ -80,6 +83,7 @@ class Cascade(Pretrained):
         self.bits = stages[0].config.data.bits
         self.pyramid = stages[0].config.model.pyramid
         self.shape = stages[-1].shape
+        self.given = stages[0].given
 
     @property
     def bounded(self) -> bool:
@@ -179,6 +183,11 @@ class Cascade(Pretrained):
         The arguments are those of `sample`. A sample depends on its seed, number, label,
         temperature and guidance alone.
         """
+        if self.given:
+            kind = self.stages[0].config.model.kind
+            raise InputError(
+                f"{self.stages[0].name} draws nothing without {self.given}: see csrflow {kind}"
+            )
         if num < 1:
             raise InputError(f"draw at least one sample, not {num}")
         seed = whole_number(seed, "seed")
@@ -289,20 +298,28 @@ class Cascade(Pretrained):
 
     def report(self, nats: Tensor, posterior: Tensor | None = None) -> Report:
         """The `Report` of what `stage_log_probs` gave."""
+        sizes = [math.prod(stage.flow.shape) for stage in self.stages]
         return Report(
             [stage.name for stage in self.stages],
-            [math.prod(stage.flow.shape) for stage in self.stages],
-            math.prod(self.shape),
+            sizes,
+            sum(sizes) if self.given else math.prod(self.shape),
             nats,
             posterior,
             self.pyramid,
             self.bits,
             [stage.name for stage in self.stages if not stage.flow.exact],
             self.bounded,
+            self.given,
         )
 
     def check_samples(self, num: int = 64, seed: int = 0) -> SampleCheck:
-        """Draw samples, and measure how far they keep to their low images and are clipped."""
+        """Draw samples, and measure how far they keep to their low images and are clipped.
+
+        None are drawn by a stage that is given a part of the image.
+        """
+        if self.given:
+            names = [stage.name for stage in self.stages]
+            return SampleCheck(names, [], torch.zeros(0, len(names)))
         draw = self.draw(num, seed=seed)
         images = [reduce_bits(image, self.bits) for image in draw.images]
         result = consistency(images, self.bits, self.pyramid)
@@ -366,8 +383,8 @@ class Cascade(Pretrained):
 
     def climb(self, images: Tensor) -> Iterator[Given]:
         """Full images, seen stage by stage, base first, in the cascade's bits."""
-        low = None
         levels = self.levels(images)
+        low = self.stages[0].condition(levels[0])
         for i, (stage, high) in enumerate(zip(self.stages, levels, strict=True)):
             yield Given(i, stage, high, low)
             low = high

@@ -4,6 +4,7 @@ from cascade.config.reading import load_config, load_saved, save_config
 from cascade.config.schema import (
     KINDS,
     Augment,
+    ColourModel,
     Data,
     GlowModel,
     Model,
@@ -15,6 +16,7 @@ from cascade.config.schema import (
 __all__ = [
     "KINDS",
     "Augment",
+    "ColourModel",
     "Data",
     "GlowModel",
     "Model",

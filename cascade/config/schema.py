@@ -75,6 +75,12 @@ class SRFlowModel(Model):
 
 
 @dataclass
+class ColourModel(SRFlowModel):
+    levels: int = 1
+    first: str = "mixture"
+
+
+@dataclass
 class Train:
     steps: int = MISSING  # may be left out, or null, beside seconds
     seconds: float | None = None  # process time after which training ends, if not by its steps
@@ -132,8 +138,23 @@ class StageConfig:
 
     @property
     def upsamples(self) -> bool:
-        """Whether the stage makes images from ones of half their size: an SRFlow, not a Glow."""
+        """Whether the stage makes images from ones of half their size, as an SRFlow does."""
+        return self.conditional and not self.stands_alone
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the stage reads an image beside the one it models: it is anything but a Glow."""
         return isinstance(self.model, SRFlowModel)
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether the stage belongs to no cascade: what it is given is part of the image itself."""
+        return self.of_chroma
+
+    @property
+    def of_chroma(self) -> bool:
+        """Whether the stage models the chroma of images, given their luma."""
+        return isinstance(self.model, ColourModel)
 
     @property
     def label_optional(self) -> bool:
@@ -151,4 +172,4 @@ class StageConfig:
         return self.upsamples and self.model.pyramid == "haar"
 
 
-KINDS = {"glow": GlowModel, "srflow": SRFlowModel}
+KINDS = {"glow": GlowModel, "srflow": SRFlowModel, "colour": ColourModel}

@@ -157,9 +157,15 @@ def _check_together(config: StageConfig) -> None:
     if below and Path(below).resolve() == Path(config.out).resolve():
         raise InputError("augment.previous is the stage below, not this one")
     if config.augment.previous and not config.upsamples:
-        raise InputError("augment.previous is for a stage that has one below it, not for a Glow")
-    if (train.pretrain_steps or train.frozen_steps) and not config.upsamples:
+        kind = config.model.kind
+        raise InputError(f"augment.previous is for a stage that has one below it, not for a {kind}")
+    if (train.pretrain_steps or train.frozen_steps) and not config.conditional:
         raise InputError("train.pretrain_steps and train.frozen_steps are for an SRFlow's encoder")
+    if config.of_chroma and config.data.channels != 3:
+        raise InputError("model.kind=colour needs data.channels=3: grey images have no colours")
+    if config.stands_alone and not config.has_mixture:
+        kind = config.model.kind
+        raise InputError(f"model.kind={kind} is of integers: it needs model.first=mixture")
     if train.label_dropout and not config.model.classes:
         raise InputError("train.label_dropout leaves labels out: it needs model.classes")
     if train.compile and train.memory == "reversible":

@@ -13,16 +13,19 @@ from torch import Tensor
 from cascade.config import StageConfig
 from cascade.data.sources import ImageSource
 from cascade.data.workers import made_ahead
-from cascade.transforms.coding import coding
+from cascade.transforms.coding import coding, condition
 from cascade.transforms.dequantise import centre, dequantise, reduce_bits
-from cascade.transforms.pyramid import halve, halve_to
+from cascade.transforms.pyramid import halve_to
 from cascade.utils.seeds import generator, uniform
 from stages.labels import NO_LABEL
 
 
 @dataclass
 class Batch:
-    """What the flow models (B, *shape), dequantised, clean low images or None, labels or None."""
+    """What the flow models (B, *shape), dequantised, clean low images or None, labels or None.
+
+    Of a stage of chroma a low image is the luma, see `cascade.transforms.coding.condition`.
+    """
 
     target: Tensor
     low: Tensor | None
@@ -119,9 +122,8 @@ class Batches:
             flipped = torch.tensor([uniform((), source) < 0.5 for source in sources])
             images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         high = halve_to(images, data.size, data.bits, model.pyramid)
-        low = None
-        if self.config.upsamples:
-            low = centre(halve(high, data.bits, model.pyramid), bits=data.bits)
+        given = condition(self.config, high)
+        low = None if given is None else centre(given, bits=data.bits)
         values = self.coding.values(high)
         noise = torch.stack([uniform(values.shape[1:], source) for source in sources])
         known: Any = self.source.labels

@@ -40,12 +40,13 @@ def versions(
 ) -> list[Tensor]:
     """``count`` high images of each low one, uint8 (N, count, C, h, w) for every stage above it.
 
-    ``low`` is uint8 (N, C, h, w), of a size that some stage makes but the last; ``temperature`` is
-    one number, or one for each stage of the whole cascade. A version depends on its low image,
-    label, temperature, seed and number alone: all low images share the noise of each number.
-    Raises `InputError` where none is finite.
+    ``low`` is uint8 (N, C, h, w), of a size that some stage makes but the last, or the part of an
+    image that a stage is given which stands alone; ``temperature`` is one number, or one for each
+    stage of the whole cascade. A version depends on its low image, label, temperature, seed and
+    number alone: all low images share the noise of each number. Raises `InputError` where none is
+    finite.
     """
-    first = level_of(cascade, low.shape[-1]) + 1
+    first = 0 if cascade.given else level_of(cascade, low.shape[-1]) + 1
     labels = cascade.needed_labels(labels, len(low))
     labels = None if labels is None else labels.repeat_interleave(count)
     temperatures = per_stage(temperature, len(cascade.stages))

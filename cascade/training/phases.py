@@ -1,8 +1,8 @@
 """What a stage trains, one phase after another, and what each phase minimises.
 
-An SRFlow's encoder may first be trained alone, as a super-resolution net (``encoder``), then stay
-as it is while the flow is trained around it (``frozen``), then be trained along (``all``), as any
-Glow is from the start.
+An SRFlow's encoder may first be trained alone, as a super-resolution net, or as one that guesses
+chroma from luma (``encoder``), then stay as it is while the flow is trained around it (``frozen``),
+then be trained along (``all``), as any Glow is from the start.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def phases(config: StageConfig) -> list[Phase]:
 
 
 def super_resolution(flow: Flow, config: StageConfig) -> SuperResolution:
-    """The net that trains a flow's encoder: it predicts what the flow models."""
-    doubles = config.model.pyramid == "bicubic"
+    """The net that trains a flow's encoder: it predicts what the flow models, chroma too."""
+    doubles = config.upsamples and config.model.pyramid == "bicubic"
     return SuperResolution(flow.encoder, flow.shape[0], doubles)
 
 

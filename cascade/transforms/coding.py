@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from cascade.config import StageConfig
-from cascade.transforms import haar
+from cascade.transforms import colour, haar
 from cascade.transforms.dequantise import centre, dequantise, integers
+from cascade.transforms.pyramid import halve
 from cascade.utils.seeds import image_noise
 
 
@@ -32,7 +33,7 @@ class Coding(ABC):
 
     @abstractmethod
     def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The image whose values' bins hold y, given the low image of half the size.
+        """The image whose values' bins hold y, given what `condition` gives of it.
 
         Values that no image has are clipped; how many of each row's were, (B,), comes second.
         What is not finite is clipped too, to the middle value where it is not a number.
@@ -108,6 +109,27 @@ class RowDetails(Details):
     reaches = (1, 1, 1)
 
 
+class Chroma(Coding):
+    """Chroma (B, 2, H, W) of images (B, 3, H, W), see `cascade.transforms.colour`, up by 2ⁿ⁻¹.
+
+    So y = (d + u)/2ⁿ for a chroma value d, within ±1. Clipping never changes luma.
+    """
+
+    span = 2.0
+
+    def values(self, image: Tensor) -> Tensor:
+        return colour.split(image)[1] + 2 ** (self.bits - 1)
+
+    def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
+        values = integers(y, self.bits)
+        assert low is not None  # chroma is always given luma
+        image = colour.join(low, values - 2 ** (self.bits - 1), self.bits)
+        return image, _changed(self.values(image), values, y)
+
+    def out_of_range(self, y: Tensor) -> Tensor:
+        return _out_of_range(y, 1)
+
+
 def _changed(one: Tensor, two: Tensor, y: Tensor) -> Tensor:
     return ((one != two) | ~y.isfinite()).flatten(1).sum(1)
 
@@ -120,6 +142,26 @@ def _out_of_range(y: Tensor, reach: float) -> Tensor:
 
 def coding(config: StageConfig) -> Coding:
     """What a stage of this configuration models."""
+    if config.of_chroma:
+        return Chroma(config.data.bits)
     if not config.of_details:
         return Pixels(config.data.bits)
     return (RowDetails if config.has_mixture else Details)(config.data.bits)
+
+
+def condition(config: StageConfig, image: Tensor) -> Tensor | None:
+    """What a stage is given of an integer image (B, C, H, W) that it models, itself an image.
+
+    The image of half the size, or its luma; None where it is given nothing.
+    """
+    if config.upsamples:
+        return halve(image, config.data.bits, config.model.pyramid)
+    return colour.split(image)[0] if config.of_chroma else None
+
+
+def condition_shape(config: StageConfig) -> tuple[int, int, int] | None:
+    """The shape (C, h, w) of what a stage's encoder reads, None for a Glow."""
+    data = config.data
+    size = data.size // 2 if config.upsamples else data.size
+    channels = 1 if config.of_chroma else data.channels
+    return (channels + config.augment.condition, size, size) if config.conditional else None

@@ -111,7 +111,7 @@ class DetailSupport(Support):
     hl, hh the range of one value would depend on the others.)
     """
 
-    groups = 3
+    groups: int = 3
     relative = True
 
     def __init__(self, bits: int):
@@ -119,7 +119,7 @@ class DetailSupport(Support):
         self.doublings = bits + 1
 
     def split(self, values: Tensor) -> list[Tensor]:
-        return list(values.chunk(3, dim=1))
+        return list(values.chunk(self.groups, dim=1))
 
     def join(self, groups: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(groups), dim=1)
@@ -133,9 +133,27 @@ class DetailSupport(Support):
         assert low is not None  # or there are no details
         mean = torch.floor((low + 0.5) * 2**self.bits).to(torch.int32)
         if known:
-            mean = unlift(mean, known[0].to(torch.int32))[len(known) - 1]
+            mean = unlift(mean, known[0].to(torch.int32))[self._next(len(known))]
         largest = reach(mean, self.bits).to(low.dtype)
         return -largest, largest
 
     def anchors(self, low: Tensor) -> Tensor:
-        return torch.zeros_like(low).repeat(1, 3, 1, 1)
+        return torch.zeros_like(low).repeat(1, self.groups, 1, 1)
+
+    def _next(self, known: int) -> int:
+        """Which value of the first pair is the mean of the pair whose h comes next."""
+        return known - 1
+
+
+class ChromaSupport(DetailSupport):
+    """Chroma given luma: Cg, then Co of YCoCg-R, at the resolution of the luma.
+
+    Luma is the mean of green and of another mean t, that of red and blue; Cg and Co are the pairs'
+    h. So Cg is within the reach of luma, and Co within that of t, which luma and Cg determine.
+    Source: Malvar and Sullivan, YCoCg-R (2003), JVT-I014r3, see `cascade.transforms.colour`.
+    """
+
+    groups = 2
+
+    def _next(self, known: int) -> int:
+        return 1
