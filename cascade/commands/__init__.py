@@ -19,6 +19,7 @@ COMMANDS = {
     "tables": "train and score a table of cascades",
     "figures": "draw figures of cascades and of training",
     "upscale": "enlarge a photo",
+    "colour": "colour grey photos",
     "compress": "images into a lossless archive",
     "decompress": "images out of an archive",
     "explore": "play with a model in the browser",

@@ -53,6 +53,7 @@ def main() -> None:
     cascade = cli.load_cascade(args, args.dtype)
     args.data = args.data or cascade.stages[-1].config.data.name
     source = open_source(cascade, args, args.data, args.split)
+    args.files = args.files and not cascade.given  # which hold all of an image
     if args.check:
         with cli.all_cores():
             check(cascade, source, args)

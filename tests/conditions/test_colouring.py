@@ -1,17 +1,28 @@
 """Colours given luma: integers without loss, true probabilities, photos coloured by the tool."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
-from conftest import randomise
+from conftest import ROOT, randomise, run_tool
 from enumeration import all_integers
+from PIL import Image
+from small_stages import stage_folder
 
+from cascade import Cascade
+from cascade.conditions.colouring import colourings, colours_bpd
 from cascade.config import load_config
+from cascade.data import open_images
+from cascade.stage import load_stage
+from cascade.training.metrics_log import read_metrics
 from cascade.transforms import colour
 from cascade.transforms.coding import coding
 from cascade.transforms.dequantise import dequantise
 from stages import InputError, MixtureSettings, srflow
 from stages.integers.support import ChromaSupport
 
+CONFIG = ROOT / "configs" / "colour" / "cifar10.yaml"
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
 
 
@@ -81,7 +92,7 @@ def test_probabilities_of_the_colours_of_every_luma_sum_to_one(order):
 @pytest.mark.parametrize(("levels", "steps"), [(1, 0), (2, 1)])
 def test_real_chroma_comes_back_and_all_noise_makes_colours_of_the_luma(levels, steps):
     model = flow(8, steps, levels, size=4)
-    coded = coding(load_config("colour/cifar10"))
+    coded = coding(load_config(CONFIG))
     image = torch.randint(0, 256, (3, 3, 4, 4), dtype=torch.uint8)
     luma = colour.split(image)[0]
     low = condition_of(luma, 8)
@@ -100,8 +111,107 @@ def test_settings_that_cannot_work():
         ("model.residual=true", "needs model.residual=false"),
     ):
         with pytest.raises(InputError, match=message):
-            load_config("colour/cifar10", [setting])
+            load_config(CONFIG, [setting])
     for options in ({"details": True}, {"first": None}):
         settings = {"first": MixtureSettings(2, width=4), "chroma": True, **ENCODER} | options
         with pytest.raises(InputError, match="chroma is of integers"):
             srflow((3, 4, 4), 1, 1, 4, **settings)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """40 small colour images of four kinds, as an .npz."""
+    file = tmp_path_factory.mktemp("data") / "images.npz"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    np.savez(file, images=noise // np.array([1, 2, 3], dtype=np.uint8), labels=np.arange(40) % 4)
+    return file
+
+
+FEW = ["data.size=8", "data.flip=false", "model.width=8", "model.steps=1", "model.levels=2"]
+FEW += ["train.steps=6", "train.seconds=null", "train.pretrain_steps=4", "train.batch_size=8"]
+FEW += ["train.save_every=3", "train.sample_every=6", "train.init_images=16"]
+
+
+def test_trained_scored_and_looked_at(images, tmp_path):
+    out = tmp_path / "colours"
+    done = run_tool("train", CONFIG, *FEW, f"data.name={images}", "model.classes=4", f"out={out}")
+    assert done.returncode == 0, done.stderr
+    assert "is a colour stage, which is used alone" in done.stdout
+    assert not (tmp_path / "cascade.yaml").exists()
+    assert read_metrics(out)[0]["phase"] == "encoder"
+    assert "guessing chroma" in (out / "README.md").read_text()
+    score = ["likelihood", out, "--data", images, "--json", tmp_path / "score.json"]
+    done = run_tool(*score)
+    assert done.returncode == 0 and "log P(image | luma)" in done.stdout, done.stderr
+    found = json.loads((tmp_path / "score.json").read_text())
+    cascade, source = Cascade.load(out), open_images(str(images), "test", 3)
+    pixels = source.read(torch.arange(len(source)))
+    report = cascade.likelihood(pixels)
+    assert found["bpd"] == pytest.approx(report.bpd) and report.dimensions == 2 * 64
+    labels = torch.zeros(len(pixels), dtype=torch.int64)
+    noise = cascade.encode(pixels, labels)
+    (y,) = cascade.stages[0].run(cascade.stages[0].flow.decode, noise[0], *parts(pixels, labels))[
+        None
+    ]
+    assert torch.equal(cascade.stages[0].coding.image(y, parts(pixels, labels)[0])[0], pixels)
+    sheet = tmp_path / "sheet.png"
+    done = run_tool("figures", "versions", out, "--data", images, "--num", 2, "--out", sheet)
+    assert done.returncode == 0 and sheet.exists(), done.stderr
+    done = run_tool("sample", out, "--out", tmp_path / "grid.png")
+    assert done.returncode == 2 and "draws nothing without luma: see csrflow colour" in done.stderr
+
+
+def parts(pixels, labels):
+    return colour.split(pixels)[0], labels
+
+
+def test_photos_of_any_mode_are_coloured(tmp_path):
+    stage = stage_folder(tmp_path / "stage", "model.levels=3", config="colour/cifar10")
+    rng = np.random.default_rng(1)
+    grey = Image.fromarray(rng.integers(0, 256, (13, 10), dtype=np.uint8))
+    alpha = Image.fromarray(rng.integers(0, 256, (8, 9, 4), dtype=np.uint8))
+    for name, picture in (("grey", grey), ("alpha", alpha)):
+        picture.save(tmp_path / f"{name}.png")
+    photos, out = [tmp_path / f"{name}.png" for name in ("grey", "alpha")], tmp_path / "out"
+    words = ["colour", stage, *photos, "--out", out, "--num", 2, "--seed", 3]
+    more = ["--json", tmp_path / "r.json", "--sheet", tmp_path / "s.png"]
+    done = run_tool(*words, *more)
+    assert done.returncode == 0, done.stderr
+    one, two = (Image.open(out / f"grey-{i}.png") for i in (0, 1))
+    assert one.mode == "RGB" and one.size == grey.size and one.tobytes() != two.tobytes()
+    for image in (one, two):
+        made = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        assert torch.equal(colour.split(made)[0][0], torch.from_numpy(np.array(grey)))
+    made = Image.open(out / "alpha-0.png")
+    assert made.mode == "RGBA" and made.getchannel("A").tobytes() == alpha.getchannel("A").tobytes()
+    of_grey, of_colour = json.loads((tmp_path / "r.json").read_text())["photos"]
+    assert "bpd" not in of_grey and of_colour["bpd"] > 0 and of_grey["spread"] > 0
+    loaded = load_stage(stage)
+    luma = torch.from_numpy(np.array(grey))[None]
+    later = colourings(loaded, luma, 1, temperature=0.8, seed=3, first=1)[0]
+    assert torch.equal(later, torch.from_numpy(np.array(two)).permute(2, 0, 1))
+    done = run_tool(*words)
+    assert done.returncode == 2 and "--force" in done.stderr
+
+
+def test_what_colours_cannot_be_had_from(tmp_path):
+    photo = tmp_path / "p.png"
+    Image.new("L", (8, 8), 9).save(photo)
+    other = stage_folder(tmp_path / "srf", "model.levels=1")
+    plain = stage_folder(tmp_path / "plain", "model.levels=1", config="colour/cifar10")
+    classes = stage_folder(tmp_path / "classes", "model.classes=3", config="colour/cifar10")
+    for words, message in (
+        ([other, photo], "srf is a srflow: colours come from a stage of kind colour"),
+        (["digits", photo], "digits is a cascade"),
+        ([plain, photo, "--label", 1], "plain uses no labels"),
+        ([classes, photo], "give a label 0..2"),
+        ([plain, tmp_path / "none.png"], "cannot read image"),
+        ([plain, photo, photo], "one file"),
+    ):
+        done = run_tool("colour", *words, "--out", tmp_path / "out")
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1 and not list((tmp_path / "out").glob("*.png"))
+    with pytest.raises(InputError, match="which belongs to no cascade"):
+        Cascade([load_stage(other), load_stage(plain)])
+    with pytest.raises(InputError, match="needs sides of 4 pixels"):
+        colours_bpd(load_stage(plain).replace(config=load_config(CONFIG)), torch.zeros(3, 3, 3))
