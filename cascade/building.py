@@ -32,7 +32,7 @@ WIDTHS = (  # at most a value each
     "encoder_growth",
     "mixture_width",
 )
-NOT_OF_THE_FLOW = ("kind", "pyramid", "class_weight", "class_loss")
+NOT_OF_THE_FLOW = ("kind", "hole", "pyramid", "class_weight", "class_loss")
 OF_THE_MIXTURE = ("components", "colour", "order", "mixture_width", "mixture_blocks")
 
 
@@ -75,6 +75,7 @@ def _built(config: StageConfig) -> Flow:
     shape = (data.channels, data.size, data.size)
     if config.conditional:
         options |= {"details": config.of_details, "chroma": config.of_chroma}
+        options["holes"] = bool(config.hole)
         told = config.augment.condition
         return channels_last(srflow(shape, condition_on_sigma=told, **options))
     return channels_last(glow(shape, **options))

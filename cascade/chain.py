@@ -35,8 +35,8 @@ from stages.labels import NO_LABEL, guided
 class Cascade(Pretrained):
     """A Glow and the SRFlow stages that follow it: a model of full-resolution images.
 
-    A stage of chroma, given luma, is a model of its own: it scores, encodes and decodes the rest of
-    images of which that part is given, and draws nothing without it.
+    A stage of chroma given luma, or of holes given the pixels around, is a model of its own: it
+    scores and encodes the rest of images of which that part is given, and draws nothing without it.
 
     Images are uint8 (N, C, H, W) on the CPU, labels int64 (N,); log-probabilities are of 8-bit
     images (``bits``-bit ones where the stages were trained so), float64 (N,), in nats. The nets run
@@ -298,7 +298,7 @@ class Cascade(Pretrained):
 
     def report(self, nats: Tensor, posterior: Tensor | None = None) -> Report:
         """The `Report` of what `stage_log_probs` gave."""
-        sizes = [math.prod(stage.flow.shape) for stage in self.stages]
+        sizes = [round(math.prod(s.flow.shape) * s.config.share) for s in self.stages]
         return Report(
             [stage.name for stage in self.stages],
             sizes,

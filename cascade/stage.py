@@ -24,7 +24,7 @@ from cascade.utils.tensors import read_tensors, write_tensors
 from stages import Flow, InputError
 from stages.steps import prepare
 
-GIVEN = {"colour": "luma"}  # by kind of stage
+GIVEN = {"colour": "luma", "inpaint": "surroundings"}  # by kind of stage
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 

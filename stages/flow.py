@@ -64,6 +64,8 @@ class Flow(nn.Module):
             anything else; None leaves it where it is. With T, log p(x) is log p(T(x)) +
             log |det ∂T/∂x|.
         mixture: comes before the body, at the resolution of its first level; None for none.
+        holes: what the encoder reads is as large as the image, and squeezed before: the image, of
+            which some pixels are given, and one channel more, see `HoleSupport`.
         label_optional: whether the flow, if it has classes, may be used without labels.
     """
 
@@ -79,11 +81,12 @@ class Flow(nn.Module):
         dequantiser: Bijection | None = None,
         mixture: LogisticMixture | None = None,
         label_optional: bool = False,
+        holes: bool = False,
     ):
         super().__init__()
         self.shape = shape
         self.levels = levels
-        self.squeezed = squeezed
+        self.squeezed, self.holes = squeezed, holes
         self.classes, self.label_optional = classes, label_optional
         self.dequantiser = dequantiser or Identity()
         self.mixture: Any = mixture  # or None
@@ -134,7 +137,7 @@ class Flow(nn.Module):
             return ()
         if low is None:
             raise InputError("this stage is conditional: give the low image")
-        return self.encoder(low)
+        return self.encoder(squeeze(low) if self.holes else low)
 
     def _offset(self, low: Any) -> Any:
         """What is subtracted from the image before the body: an image, or 0."""

@@ -10,7 +10,7 @@ from stages.errors import InputError
 from stages.flow import Flow, check_size
 from stages.integers.dequantise import dequantiser
 from stages.integers.mixture import LogisticMixture, MixtureSettings, without_steps
-from stages.integers.support import ChromaSupport, DetailSupport, PixelSupport, Support
+from stages.integers.support import ChromaSupport, DetailSupport, HoleSupport, PixelSupport, Support
 from stages.mixture_coupling import make_coupling
 from stages.nets import NetMaker, net_maker
 from stages.prior import SplitPrior
@@ -35,6 +35,7 @@ def srflow(
     residual: bool = False,
     details: bool = False,
     chroma: bool = False,
+    holes: bool = False,
     condition_on_sigma: bool = False,
     squish_injector: bool = True,
     classes: int = 0,
@@ -74,6 +75,8 @@ def srflow(
             has no squeeze.
         chroma: the flow models an image's chroma (2, H, W) instead, given its luma (1, H, W), see
             `ChromaSupport`; C is 3, and its first level has no squeeze. It needs ``first``.
+        holes: the flow completes an image of which some pixels are given, see `HoleSupport`: it
+            reads (C + 1, H, W). It needs ``first``.
         condition_on_sigma: the encoder reads one more channel: σ of the noise that the low image
             was disturbed with, see `Flow`.
         squish_injector: ``squish`` limits injectors too; otherwise their α is 0.
@@ -104,8 +107,10 @@ def srflow(
     check_size("SRFlow", *shape[1:], levels)
     if details and residual:
         raise InputError("details are a residual already: set residual or details, not both")
-    if chroma and (details or not first):
-        raise InputError("chroma is of integers, and no detail: it needs first, and details=False")
+    if (chroma or holes) and not first:
+        raise InputError("chroma and holes are of integers: they need first")
+    if details + chroma + holes > 1:
+        raise InputError("a flow is of details, of chroma or of holes: set one of them")
     if first and residual:
         raise InputError("a mixture is of integers, which a residual is not: set one of them")
     scale_fn = scale_function(squish, squish_range)
@@ -116,7 +121,9 @@ def srflow(
         support, rows, columns = DetailSupport(bits), rows // 2, columns // 2
     elif chroma:
         support, image_channels = ChromaSupport(bits), 1
-    seen = image_channels + condition_on_sigma
+    elif holes:
+        support = HoleSupport(bits)
+    seen = 4 * (image_channels + 1) if holes else image_channels + condition_on_sigma
     reader: Encoder
     if encoder == "residual":
         reader = ResidualEncoder(seen, encoder_features, encoder_blocks, levels)
@@ -153,5 +160,6 @@ def srflow(
     bins = dequantiser(dequantise, channels, width, bits, dequantise_steps, features, squeezed)
     mixture = LogisticMixture(support, image_channels, features, first, classes) if first else None
     return Flow(
-        body, shape, levels, classes, reader, residual, squeezed, bins, mixture, label_optional
-    )
+        body, shape, levels, classes, reader, residual, squeezed, bins, mixture, label_optional,
+        holes,
+    )  # fmt: skip

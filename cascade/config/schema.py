@@ -81,6 +81,13 @@ class ColourModel(SRFlowModel):
 
 
 @dataclass
+class InpaintModel(SRFlowModel):
+    levels: int = 1
+    first: str = "mixture"
+    hole: int = MISSING  # side of the square that is missing in training and in scoring
+
+
+@dataclass
 class Train:
     steps: int = MISSING  # may be left out, or null, beside seconds
     seconds: float | None = None  # process time after which training ends, if not by its steps
@@ -149,7 +156,17 @@ class StageConfig:
     @property
     def stands_alone(self) -> bool:
         """Whether the stage belongs to no cascade: what it is given is part of the image itself."""
-        return self.of_chroma
+        return self.of_chroma or self.hole > 0
+
+    @property
+    def hole(self) -> int:
+        """The side of the square that the stage models, given the pixels around; 0 for none."""
+        return self.model.hole if isinstance(self.model, InpaintModel) else 0
+
+    @property
+    def share(self) -> float:
+        """The share of its flow's values that a stage models: all but those that it is given."""
+        return (self.hole / self.data.size) ** 2 if self.hole else 1.0
 
     @property
     def of_chroma(self) -> bool:
@@ -172,4 +189,4 @@ class StageConfig:
         return self.upsamples and self.model.pyramid == "haar"
 
 
-KINDS = {"glow": GlowModel, "srflow": SRFlowModel, "colour": ColourModel}
+KINDS = {"glow": GlowModel, "srflow": SRFlowModel, "colour": ColourModel, "inpaint": InpaintModel}

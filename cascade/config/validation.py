@@ -35,6 +35,7 @@ LEAST = {
     "data.bits": 1,
     "data.resize": 1,
     "model.levels": 1,
+    "model.hole": 1,
     "model.steps": 0,
     "model.width": 1,
     "model.components": 1,
@@ -159,8 +160,10 @@ def _check_together(config: StageConfig) -> None:
     if config.augment.previous and not config.upsamples:
         kind = config.model.kind
         raise InputError(f"augment.previous is for a stage that has one below it, not for a {kind}")
-    if (train.pretrain_steps or train.frozen_steps) and not config.conditional:
+    if (train.pretrain_steps or train.frozen_steps) and (not config.conditional or config.hole):
         raise InputError("train.pretrain_steps and train.frozen_steps are for an SRFlow's encoder")
+    if config.hole > config.data.size:
+        raise InputError(f"model.hole={config.hole} is larger than data.size={config.data.size}")
     if config.of_chroma and config.data.channels != 3:
         raise InputError("model.kind=colour needs data.channels=3: grey images have no colours")
     if config.stands_alone and not config.has_mixture:

@@ -122,7 +122,7 @@ class Batches:
             flipped = torch.tensor([uniform((), source) < 0.5 for source in sources])
             images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         high = halve_to(images, data.size, data.bits, model.pyramid)
-        given = condition(self.config, high)
+        given = condition(self.config, high, sources)
         low = None if given is None else centre(given, bits=data.bits)
         values = self.coding.values(high)
         noise = torch.stack([uniform(values.shape[1:], source) for source in sources])

@@ -29,11 +29,14 @@ def write_card(config: StageConfig, images: StageData, flow: Flow) -> None:
     given = f" given {data.size // 2}x{data.size // 2} ones" * config.upsamples
     if config.of_chroma:
         what, given = "chroma", " given luma"
+    if config.hole:
+        what, given = "images", f" with a hole of {config.hole}x{config.hole}"
     parameters = sum(p.numel() for p in flow.parameters())
     pictures = sorted((folder / "samples").glob("*.png"))
     shown = f"![samples](samples/{pictures[-1].name})\n\n" if pictures else ""
     asked = ", given the real images of half the size" * config.upsamples
     asked += ", given their luma" * config.of_chroma
+    asked += f", of {config.hole}x{config.hole} pixels given those around" * bool(config.hole)
     asked += ", labels given" * bool(model.classes)
     noise = f"one draw\nof {model.dequantise} dequantisation noise"
     noise = "without dequantisation" if flow.exact else noise

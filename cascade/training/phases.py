@@ -57,7 +57,7 @@ def flow_loss(
     """Bits/dim, plus the weighted loss of the class read-out where there are classes."""
     model = config.model
     nats, logits = module(*batch.parts)
-    bpd = density_bpd(nats, batch.target, config.data.bits).mean()
+    bpd = density_bpd(nats, batch.target, config.data.bits).mean() / config.share
     class_loss = bpd.new_zeros(())
     if logits is not None:
         assert batch.label is not None

@@ -118,12 +118,12 @@ class LogisticMixture(Bijection):
         Args:
             hidden: what `hidden` gives.
             like: the images (n·B, C, h, w) that will be mapped, or noise of their shape.
-            low: low images, with C channels, (B, C, h, w).
+            low: low images, with C channels, (B, C, h, w), or what else the support is given.
             label: labels of n·B images, see `ClassTable`, if the nets read them.
         """
         shared: Cond = (hidden,)
         if low is not None:
-            low = low[:, : self.channels]
+            low = low[:, : self.channels + self.support.others]
             shared = (hidden, low, self.support.anchors(low))
         hidden, *rest = repeat_condition(shared, like)
         if self.labels is not None:

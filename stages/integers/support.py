@@ -45,6 +45,7 @@ class Support(ABC):
     groups: int
     doublings: int  # ranges have at most 2 to the power of this many values
     relative: bool  # whether values are near what `anchors` gives
+    others: int = 0  # channels of what is given beside those of the values
 
     def __init__(self, bits: int):
         self.bits = bits
@@ -102,6 +103,36 @@ class PixelSupport(Support):
     def anchors(self, low: Tensor) -> Tensor:
         middles = upsampled(low) * 2**self.bits  # of bins, half a value above the integers
         return F.pixel_unshuffle(middles - 0.5, 2)
+
+
+class HoleSupport(PixelSupport):
+    """Pixels of an image of which some are given: those have one possible value, the given one.
+
+    So log P of a given pixel is 0, whatever the mixture, and the sum over all pixels is the
+    log-probability of the others: each given all that are given, and those of the groups before its
+    own. What is given is an image (B, C, 2h, 2w) with one more channel, above 0 where a pixel is.
+    """
+
+    others = 1
+
+    def __init__(self, bits: int):
+        super().__init__(bits, relative=False)
+
+    def bounds(
+        self, known: Sequence[Tensor], low: Tensor | None, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        assert low is not None  # or nothing is given
+        least, greatest = super().bounds(known, low, like)
+        image, mask = low[:, :-1], low[:, -1:]
+        value = self.split(F.pixel_unshuffle(torch.floor(image * 2**self.bits), 2))[len(known)]
+        given = self.split(F.pixel_unshuffle(mask, 2))[len(known)] > 0
+        least, greatest = (
+            torch.where(given, value, bound.to(value)) for bound in (least, greatest)
+        )
+        return least, greatest
+
+    def anchors(self, low: Tensor) -> Tensor:
+        return F.pixel_unshuffle(torch.zeros_like(low[:, :-1]), 2)
 
 
 class DetailSupport(Support):

@@ -106,7 +106,7 @@ def _draw_completions(cascade: Cascade, args: argparse.Namespace) -> list[Row]:
     white = (2 * spread).round().to(torch.uint8)
     names = [cascade.given, *(f"version {i + 1}" for i in range(args.each)), "spread", "real"]
     rows = [
-        [given[n], *result[n], white[n], images[n]] for n in range(len(images))
+        [given[n, : images.shape[1]], *result[n], white[n], images[n]] for n in range(len(images))
     ]  # fmt: skip
     title = "versions; spread: deviation of pixels, white is 127.5 grey levels"
     save_sheet([Block(title, rows, names)], args.out)
