@@ -69,7 +69,7 @@ def check_order(stages: Sequence[tuple[str, StageConfig]], pyramid: str | None =
     alone = [(name, config.model.kind) for name, config in stages if config.stands_alone]
     if alone and len(stages) > 1:
         name, kind = alone[0]
-        raise InputError(f"{name} is a {kind} stage, which belongs to no cascade: use it alone")
+        raise InputError(f"{name} is of kind {kind}, which belongs to no cascade: use it alone")
     first, base = stages[0]
     if base.upsamples:
         half = base.data.size // 2
@@ -117,7 +117,7 @@ def register(folder: Path) -> str:
     manifest = folder.resolve().parent / MANIFEST
     config = load_saved(folder)
     if config.stands_alone:
-        return f"{folder} is a {config.model.kind} stage, which is used alone"
+        return f"{folder} is of kind {config.model.kind}, which is used alone"
     try:
         listed = _listed(manifest.parent).names if manifest.is_file() else []
     except InputError as error:

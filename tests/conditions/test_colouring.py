@@ -136,7 +136,7 @@ def test_trained_scored_and_looked_at(images, tmp_path):
     out = tmp_path / "colours"
     done = run_tool("train", CONFIG, *FEW, f"data.name={images}", "model.classes=4", f"out={out}")
     assert done.returncode == 0, done.stderr
-    assert "is a colour stage, which is used alone" in done.stdout
+    assert "is of kind colour, which is used alone" in done.stdout
     assert not (tmp_path / "cascade.yaml").exists()
     assert read_metrics(out)[0]["phase"] == "encoder"
     assert "guessing chroma" in (out / "README.md").read_text()

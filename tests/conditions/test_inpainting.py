@@ -29,7 +29,7 @@ ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
 def flow(bits, steps=0, levels=1, order="subbands", channels=1):
     first = MixtureSettings(2, order=order, width=4)
     options = {"holes": True, "first": first, "bits": bits, **ENCODER}
-    return randomise(srflow((channels, 4, 4), levels, steps, 4, **options), 0.5).eval()
+    return randomise(srflow((channels, 4, 4), levels, steps, 4, **options), 0.2).eval()
 
 
 def middle(values, bits):
@@ -88,7 +88,7 @@ def test_what_is_given_stays_and_what_is_missing_is_drawn(levels, steps, channel
     hole = torch.rand(3, 4, 4) < 0.5
     given = middle(with_hole(image, hole), 8)
     y = dequantise(image, torch.rand(image.shape, dtype=torch.float64), 8)
-    assert torch.allclose(model.decode(model.noise_of(y, given), given), y, atol=1e-6)
+    assert torch.equal(integers(model.decode(model.noise_of(y, given), given)), image.int())
     drawn = integers(model.sample(2 * torch.randn(6, channels, 4, 4).double(), given))
     assert drawn.min() >= 0 and drawn.max() <= 255
     there = ~hole[:, None].expand_as(image).repeat_interleave(2, 0)
@@ -118,7 +118,7 @@ FEW += ["train.init_images=16", "train.validate_images=16"]
 def test_trained_and_scored_by_what_is_missing(few_digits, tmp_path):
     out = tmp_path / "holes"
     done = run_tool("train", CONFIG, *FEW, f"data.name={few_digits}", f"out={out}")
-    assert done.returncode == 0 and "is a inpaint stage" not in done.stdout, done.stderr
+    assert done.returncode == 0 and "which is used alone" in done.stdout, done.stderr
     assert "a hole of 6x6" in (out / "README.md").read_text()
     score = ["likelihood", out, "--limit", 8, "--json", tmp_path / "score.json"]
     done = run_tool(*score)
