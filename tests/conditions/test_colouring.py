@@ -166,6 +166,7 @@ def parts(pixels, labels):
 
 
 def test_photos_of_any_mode_are_coloured(tmp_path):
+    """By `cascade.commands.colour` and `cascade.commands.shared.completing`."""
     stage = stage_folder(tmp_path / "stage", "model.levels=3", config="colour/cifar10")
     rng = np.random.default_rng(1)
     grey = Image.fromarray(rng.integers(0, 256, (13, 10), dtype=np.uint8))
