@@ -11,6 +11,7 @@ from PIL import Image
 from small_stages import stage_folder
 
 from cascade import Cascade
+from cascade.codec.fixed_stages import check_codable
 from cascade.conditions.colouring import colourings, colours_bpd
 from cascade.config import load_config
 from cascade.data import open_images
@@ -19,6 +20,7 @@ from cascade.training.metrics_log import read_metrics
 from cascade.transforms import colour
 from cascade.transforms.coding import coding
 from cascade.transforms.dequantise import dequantise
+from cascade.web.model import open_model
 from stages import InputError, MixtureSettings, srflow
 from stages.integers.support import ChromaSupport
 
@@ -214,5 +216,9 @@ def test_what_colours_cannot_be_had_from(tmp_path):
         assert done.stderr.count("\n") == 1 and not list((tmp_path / "out").glob("*.png"))
     with pytest.raises(InputError, match="which belongs to no cascade"):
         Cascade([load_stage(other), load_stage(plain)])
+    with pytest.raises(InputError, match="codes no whole images: it is given luma"):
+        check_codable(Cascade.load(plain))
+    with pytest.raises(InputError, match="draws nothing without luma: see csrflow colour"):
+        open_model(plain)
     with pytest.raises(InputError, match="needs sides of 4 pixels"):
         colours_bpd(load_stage(plain).replace(config=load_config(CONFIG)), torch.zeros(3, 3, 3))
