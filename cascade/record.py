@@ -17,13 +17,15 @@ class Record:
     """Names of the ``classes`` and training images of each (``counts``), where there are classes.
 
     ``images`` is the SHA-256 of the training images and labels, ``previous`` that of the weights of
-    the stage below, where the stage was trained on low images disturbed in its latent space.
+    the stage below, where the stage was trained on low images disturbed in its latent space,
+    ``start`` that of the weights that training started from, where those were a trained stage's.
     """
 
     classes: list[str] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     images: str = ""
     previous: str = ""
+    start: str = ""
 
     def save(self, folder: Path) -> None:
         """Write it into a stage folder, whole or not at all."""
@@ -49,6 +51,7 @@ def load_record(folder: Path) -> Record:
         and all(type(count) is int and count >= 0 for count in counts)
         and isinstance(result.images, str)
         and isinstance(result.previous, str)
+        and isinstance(result.start, str)
     )
     if not sound:
         raise InputError(f"{file} is damaged: it is no record of a training")

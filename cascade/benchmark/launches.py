@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cascade.benchmark import baselines, operations
 from cascade.building import build
 from cascade.config import StageConfig
-from cascade.training.optimizer import averaged, optimiser
+from cascade.optimization.averages import averaged
+from cascade.optimization.optimizers import optimiser
 
 NO_KERNEL = ("aten::_unsafe_view", "aten::_local_scalar_dense", "aten::lift_fresh")
 NARROW = 8  # the width of nets that are counted: they take as many operators as wide ones

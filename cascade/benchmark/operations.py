@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cascade.benchmark import baselines, measure
 from cascade.building import build
 from cascade.config import StageConfig
-from cascade.training.optimizer import optimiser
+from cascade.optimization.optimizers import optimiser
 from cascade.transforms.coding import condition_shape
 from cascade.utils.compiling import begin_step, compile_options
 from stages import Flow, StageLoss, initialise

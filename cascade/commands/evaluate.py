@@ -20,6 +20,7 @@ from cascade.commands.shared.display_scores import OF_PAIRS, say_origin, show_pa
 from cascade.commands.shared.images import add_data_arguments, drawn, open_source
 from cascade.data.sources import ImageSource
 from cascade.evaluation.distances import compare, frechet_distance
+from cascade.evaluation.enlargements.super_resolution import Perceptual, pair_scores
 from cascade.evaluation.features import (
     INCEPTION,
     MODES,
@@ -29,7 +30,6 @@ from cascade.evaluation.features import (
     scripted,
 )
 from cascade.evaluation.sample_quality import real_features, sample_features
-from cascade.evaluation.super_resolution import Perceptual, pair_scores
 
 MOST = 1000  # temperatures of a sweep
 Row = dict[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,22 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from rich.progress import Progress
+from torch import Tensor
 
 from cascade import Cascade, InputError
 from cascade.commands.evaluate import add_net_arguments, feature_net
 from cascade.commands.shared import cli, train_all
 from cascade.commands.shared.images import drawn, open_source
+from cascade.commands.shared.markdown_table import BITS, FAILED, Entry, Scores, markdown
 from cascade.config import load_config
-from cascade.data.sources import fingerprint
+from cascade.data.sources import ImageSource, fingerprint
 from cascade.evaluation.distances import compare
 from cascade.evaluation.features import FeatureNet
+from cascade.evaluation.robustness import stability
 from cascade.evaluation.sample_quality import real_features, sample_features
+from cascade.evaluation.scoring import Protocol, score_source
 from cascade.evaluation.tables import Part, Row, Table, load_row, load_table, parts
 from cascade.utils.files import whole
-
-Entry = dict[str, Any]
 
 
 def main() -> None:
@@ -45,23 +48,28 @@ def main() -> None:
     if args.train and not train(missing, table, state):
         return
     entries = [] if args.force or not known.exists() else read_entries(known)
-    scored: dict[str, list[Entry]] = {}
+    scored: dict[str, list[Scores]] = {row.title: [] for row in table.rows}
+    asked = 0
     for row in table.rows:
-        if all(part.trained(table) for part in parts(row.name)):
-            scored[row.name] = score(row, table, net, entries, args, state)
-            if state.is_main_process:
-                cli.write_json(entries, str(known))
-                write(markdown(table, scored, net), out)
+        for seed in table.trainings:
+            asked += 1
+            if all(part.trained(table) for part in parts(row, seed)):
+                scored[row.title].append(score(row, seed, table, net, entries, args, state))
+                if state.is_main_process:
+                    cli.write_json(entries, str(known))
+                    write(markdown(table, scored, net, entries), out)
     if not state.is_main_process:
         return
-    if scored:
+    done = sum(map(len, scored.values()))
+    if done:
         for line in out.read_text("utf-8").splitlines():
             cli.say(line)
         cli.say(f"{out} holds the table, {known} every score")
     undone = [part for part in missing if not part.trained(table)]
     if undone:
+        what = "cascades" if table.seeds else "rows"
         raise InputError(
-            f"{len(table.rows) - len(scored)} of {len(table.rows)} rows lack a trained stage; "
+            f"{asked - done} of {asked} {what} lack a trained stage; "
             f"pass --train, or train {len(undone)} stages, first: {command(undone[0], table)}"
         )
 
@@ -72,9 +80,9 @@ def read_entries(known: Path) -> list[Entry]:
         result = json.loads(known.read_text("utf-8"))
     except (ValueError, RecursionError):
         result = None
-    needed = {"of", "size", "frechet"}
     sound = isinstance(result, list) and all(isinstance(entry, dict) for entry in result)
-    if not sound or not all(needed <= set(entry) for entry in result):
+    figures = ({"size", "frechet"}, {BITS}, {FAILED})  # one kind an entry
+    if not sound or not all("of" in e and any(f <= set(e) for f in figures) for e in result):
         raise InputError(f"{known} is damaged: it holds no list of scores; --force scores again")
     return result
 
@@ -94,7 +102,8 @@ def parse() -> argparse.Namespace:
 
 def stages(table: Table) -> list[Part]:
     """All stages of the table, each once, after those that it is trained on."""
-    return list(dict.fromkeys(part for row in table.rows for part in parts(row.name)))
+    named = (parts(row, seed) for seed in table.trainings for row in table.rows)
+    return list({part.folder: part for several in named for part in several}.values())
 
 
 def train(missing: list[Part], table: Table, state: PartialState) -> bool:
@@ -115,49 +124,106 @@ def command(part: Part, table: Table) -> str:
 
 def score(
     row: Row,
+    seed: int | None,
     table: Table,
     net: FeatureNet,
     entries: list[Entry],
     args: argparse.Namespace,
     state: PartialState,
-) -> list[Entry]:
-    """The row's entries, one a size; what ``entries`` lack is computed and added to them."""
-    cascade = load_row(row, table, args.device, args.chunk)
+) -> Scores:
+    """The figures of a row's cascade; what ``entries`` lack is computed and added to them."""
+    cascade = load_row(row, table, args.device, args.chunk, seed)
     read = argparse.Namespace(resize=None, skip_bad=False, root=table.root)
     source = open_source(cascade, read, table.data, table.split)
     indices = drawn(source, table.limit)
+    of_all = {"images": len(indices), "source_sha256": fingerprint(source)}
+    hidden = not state.is_main_process
+    with Progress(console=cli.console, transient=True, disable=hidden) as bar:
+        task = bar.add_task(row.title, total=None)
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+
+        result = distances(
+            cascade, table, net, entries, (source, indices, of_all), args.device, state, advance
+        )
+        top = len(cascade.stages) - 1
+        if table.likelihood:
+            kept = indices[: table.likelihood]
+            of = key(cascade, top, table) | of_all | {"likelihood": len(kept)}
+            protocol = Protocol(1, table.seed, "marginal" if cascade.classes else None)
+
+            def bits() -> float:
+                rows = score_source(
+                    cascade, source, kept, protocol, state=state, advance=advance, files=False
+                )
+                nats = torch.tensor([scored.nats for scored in rows], dtype=torch.float64)
+                return cascade.report(nats).bpd
+
+            result[BITS] = remembered(entries, of, BITS, bits, state)
+        if table.failures:
+            of = key(cascade, top, table) | {"num": table.failures}
+
+            def failed() -> float:
+                return stability(cascade, table.failures, table.temperature, seed=table.seed).failed
+
+            result[FAILED] = remembered(entries, of, FAILED, failed, state)
+    return result
+
+
+def remembered(
+    entries: list[Entry], of: Entry, name: str, work: Callable[[], float], state: PartialState
+) -> float:
+    """A figure of ``entries``, where all processes work it out and add it if it is missing."""
+    known = next((e[name] for e in entries if e["of"] == of and name in e), None)
+    result = broadcast_object_list([known])[0]  # the main process alone keeps entries
+    if result is None:
+        result = work()
+        if state.is_main_process:
+            entries.append({"of": of, name: result})
+    return result
+
+
+def distances(
+    cascade: Cascade,
+    table: Table,
+    net: FeatureNet,
+    entries: list[Entry],
+    real: tuple[ImageSource, Tensor, Entry],
+    device: str,
+    state: PartialState,
+    advance: Callable[[int], None],
+) -> Scores:
+    """Fréchet distances by size; ``real`` are images at some places of a source, and what they are.
+
+    What ``entries`` lack is computed and added to them.
+    """
+    source, indices, of_all = real
     levels = [i for i, stage in enumerate(cascade.stages) if stage.shape[1] in table.sizes]
-    of_all = {"images": len(indices), "source_sha256": fingerprint(source), **net.origin}
-    keys = {level: key(cascade, level, table) | of_all for level in levels}
+    keys = {level: key(cascade, level, table) | of_all | net.origin for level in levels}
     known: dict[int, Any] = {
-        level: next((e for e in entries if e["of"] == keys[level]), None) for level in levels
+        level: next((e for e in entries if e["of"] == keys[level] and "frechet" in e), None)
+        for level in levels
     }
     missing = [level for level in levels if known[level] is None]
     wanted = broadcast_object_list([missing])[0]  # the main process alone keeps entries
-    hidden = not state.is_main_process
     if wanted:
-        with Progress(console=cli.console, transient=True, disable=hidden) as bar:
-            task = bar.add_task(row.name, total=None)
-
-            def advance(count: int) -> None:
-                bar.advance(task, count)
-
-            real = real_features(
-                cascade, source, indices, net, wanted, Path(table.runs, "features"), state, advance
-            )
-            drawing = sample_features(
-                cascade, table.num, net, wanted, table.temperature, table.seed, state, advance
-            )
-            for level, features in real.features.items():
-                result = compare(features, drawing.features[level], table.seed, args.device)
-                known[level] = {
-                    "of": keys[level],
-                    "size": cascade.stages[level].shape[1],
-                    **result,
-                    "pixels_sha256": real.digests[level],
-                }
-                entries.append(known[level])
-    return [known[level] for level in levels if known[level]]
+        features = real_features(
+            cascade, source, indices, net, wanted, Path(table.runs, "features"), state, advance
+        )
+        drawing = sample_features(
+            cascade, table.num, net, wanted, table.temperature, table.seed, state, advance
+        )
+        for level, theirs in features.features.items():
+            result = compare(theirs, drawing.features[level], table.seed, device)
+            known[level] = {
+                "of": keys[level],
+                "size": cascade.stages[level].shape[1],
+                **result,
+                "pixels_sha256": features.digests[level],
+            }
+            entries.append(known[level])
+    return {str(known[i]["size"]): known[i]["frechet"] for i in levels if known[i]}
 
 
 def key(cascade: Cascade, level: int, table: Table) -> Entry:
@@ -171,46 +237,6 @@ def key(cascade: Cascade, level: int, table: Table) -> Entry:
         "seed": table.seed,
         "chunk": cascade.chunk,
     }
-
-
-def markdown(table: Table, scored: dict[str, list[Entry]], net: FeatureNet) -> str:
-    """The table with our number beside the published one, and the protocol below it."""
-    lines = [
-        f"# {table.title}",
-        "",
-        "| model | replaced | " + " | ".join(map(str, table.sizes)) + " |",
-        "|---|---|" + "---|" * len(table.sizes),
-    ]
-    for row in table.rows:
-        ours = {entry["size"]: entry["frechet"] for entry in scored.get(row.name, [])}
-        cells = [beside(ours.get(size), row.published.get(size)) for size in table.sizes]
-        share = beside(replaced(row, table), row.replaced)
-        lines.append(f"| {row.name} | {share} | " + " | ".join(cells) + " |")
-    distance = net.labels["frechet"]
-    compared = any(row.published for row in table.rows)
-    lines += ["", distance + ("; in brackets the published FID." if compared else ".")]
-    if not net.genuine:
-        lines.append("These are other features than FID's: only our own rows compare.")
-    images = next((e["of"]["images"] for result in scored.values() for e in result), None)
-    mode = f", clean-fid's mode {net.mode}" if net.mode else ""
-    lines.append(
-        f"{table.num} samples at temperature {table.temperature:g}, seed {table.seed}, beside "
-        f"{images} images of {table.data}, {table.split} split, halved to size. Features "
-        f"{net.name}, SHA-256 {net.digest}{mode}; clean-fid {net.origin['clean-fid']}, "
-        f"torch {torch.__version__}."
-    )
-    return "\n".join(lines) + "\n"
-
-
-def beside(ours: float | None, published: float | None) -> str:
-    own = "–" if ours is None else f"{ours:.2f}"
-    return ("" if ours is None else own) if published is None else f"{own} ({published:.2f})"
-
-
-def replaced(row: Row, table: Table) -> float | None:
-    """The share of disturbed low images that training of the row's last σ stage gave up on."""
-    disturbed = [part for part in parts(row.name) if part.sigma and part.trained(table)]
-    return disturbed[-1].replaced(table) if disturbed else None
 
 
 def write(text: str, file: Path) -> None:

@@ -120,6 +120,7 @@ class Train:
     watch_sigmas: list[float] = field(default_factory=list)  # of noisy reconstructions, see docs
     keep: int = 2  # newest states kept to resume from
     trackers: list[str] = field(default_factory=list)  # tensorboard, wandb
+    start: str | None = None  # a trained stage whose weights training starts from
     resume: str = "auto"  # auto, never, or force: auto, though the training images have changed
 
 

@@ -171,6 +171,10 @@ def _check_together(config: StageConfig) -> None:
         raise InputError(f"model.kind={kind} is of integers: it needs model.first=mixture")
     if train.label_dropout and not config.model.classes:
         raise InputError("train.label_dropout leaves labels out: it needs model.classes")
+    if train.start and train.pretrain_steps:
+        raise InputError(
+            "train.start brings a trained encoder: leave train.pretrain_steps out, or train.start"
+        )
     if train.compile and train.memory == "reversible":
         raise InputError("train.compile and train.memory=reversible do not go together: set one")
     if train.seconds and train.schedule == "halve":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cascade.evaluation.image_metrics import bicubic, psnr
+from cascade.evaluation.enlargements.image_metrics import bicubic, psnr
 from cascade.photos.canvas import Pixels, spans
 from cascade.stage import Stage
 from cascade.transforms.dequantise import expand_bits, reduce_bits

@@ -14,11 +14,15 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from cascade.building import build
 from cascade.config import StageConfig
 from cascade.data.batches import Batch, Batches
-from cascade.training.optimizer import averaged, learning_rate, optimiser
+from cascade.optimization.averages import averaged
+from cascade.optimization.optimizers import optimiser
+from cascade.optimization.rates import learning_rate
+from cascade.pretrained import find_model
+from cascade.stage import Stage, load_stage
 from cascade.training.phases import Phase, encoder_loss, flow_loss, phases, super_resolution
 from cascade.utils.compiling import begin_step, compile_options
-from cascade.utils.tensors import weights_digest
-from stages import Flow, StageLoss, initialise
+from cascade.utils.tensors import kinds, weights_digest
+from stages import Flow, InputError, StageLoss, initialise
 
 
 class Learner:
@@ -63,6 +67,20 @@ class Learner:
     def flow_step(self, step: int) -> int:
         """A step without those of the encoder alone, which no schedule counts."""
         return step - self.config.train.pretrain_steps
+
+    def begin(self) -> str:
+        """Enter the first phase, from a trained stage's weights where `train.start` names one.
+
+        Gives the SHA-256 of those, "" without them. Raises `InputError` where they do not fit.
+        """
+        self.enter(self.phases[0])
+        if self.config.train.start is None:
+            return ""
+        stage = load_stage(find_model(self.config.train.start))
+        for module in (self.loss, *([self.average.module] if self.average else [])):
+            _start(module.flow, stage)
+        self.note_frozen()
+        return stage.digest
 
     def enter_due(self, step: int) -> bool:
         """Enter the phase of a coming step, if another one than this; whether it was."""
@@ -145,3 +163,17 @@ class Learner:
     def inputs(self, batch: Batch) -> tuple[Tensor | None, ...]:
         """What of a batch goes into the module."""
         return (batch.low,) if self.pretraining else batch.parts
+
+
+def _start(flow: Flow, stage: Stage) -> None:
+    """Give a flow a trained stage's weights; what only the flow has keeps its first values."""
+    trained, own = stage.flow.state_dict(), flow.state_dict()
+    places = kinds(own)
+    for name, kind in kinds(trained).items():
+        if places.get(name) != kind:
+            raise InputError(
+                f"train.start={stage.name} does not fit: its {name} is {tuple(kind[0])}, this "
+                f"stage's {tuple(places[name][0]) if name in places else 'missing'}; take the "
+                "model.… settings of its config.yaml"
+            )
+    flow.load_state_dict({**own, **trained})

@@ -89,6 +89,8 @@ def _training(config: StageConfig, images: StageData) -> dict[str, str]:
             f"{train.pretrain_steps:,} steps of {alone} before, then frozen for the "
             f"first {train.frozen_steps:,}"
         )
+    if train.start:
+        facts["starts from"] = f"{train.start}, SHA-256 {images.record.start[:16]}"
     if augment.previous:
         facts["low images"] = (
             f"disturbed in the latents of {augment.previous}, sigma {augment.sigma}, "

@@ -48,7 +48,8 @@ class Saver:
     def resume(self, record: Record) -> Progress:
         """Continue from the newest state in the folder, or begin.
 
-        ``record`` is that of the images as they are now. Raises `InputError` where they, or the
+        ``record`` is that of the images as they are now, and is told of the weights that training
+        started from. Raises `InputError` where they, or the
         configuration, are not those of the state.
         """
         if result := self.states.newest():
@@ -58,7 +59,7 @@ class Saver:
                 f"{self.out} holds weights, but no state to continue from; use another out=, "
                 "or --force to start over"
             )
-        self.learner.enter(self.learner.phases[0])
+        record.start = self.learner.begin()
         return Progress()
 
     def _resume(
@@ -67,7 +68,9 @@ class Saver:
         learner = self.learner
         if self.config.train.resume == "never":
             raise InputError(f"{self.out} holds a trained stage; use another out=, or --force")
-        check_resumable(load_saved(self.out), self.config, load_record(self.out), record)
+        before = load_record(self.out)
+        check_resumable(load_saved(self.out), self.config, before, record)
+        record.start = before.start
         if not 0 <= counts["phase"] < len(learner.phases):
             raise InputError(f"{file} is not a state of this run: its phase is {counts['phase']}")
         learner.enter(learner.phases[counts["phase"]])

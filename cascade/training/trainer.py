@@ -17,11 +17,11 @@ from torch import Tensor
 from cascade.config import StageConfig, save_config
 from cascade.data.batches import Batch, Batches
 from cascade.data.workers import workers_by_default
+from cascade.optimization.optimizers import check_optimizer
 from cascade.stage import with_sigma
 from cascade.training.diagnosis import explain
 from cascade.training.learner import Learner
 from cascade.training.model_card import write_card
-from cascade.training.optimizer import check_optimizer
 from cascade.training.run_folder import StageFolder
 from cascade.training.saving import Progress, Saver
 from cascade.training.signals import stop_requests

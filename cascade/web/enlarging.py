@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cascade.evaluation.image_metrics import bicubic
+from cascade.evaluation.enlargements.image_metrics import bicubic
 from cascade.labels import label_named
 from cascade.photos.photo import Photo
 from cascade.photos.tiling import TILING, count_tiles

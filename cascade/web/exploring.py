@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from cascade.chain import Cascade
-from cascade.evaluation.ensembles import versions
+from cascade.evaluation.enlargements.ensembles import versions
 from cascade.figures.heatmap import coloured
 from cascade.figures.interpolation import between
 from cascade.photos.latent_editing import blocks

@@ -12,8 +12,8 @@ from torch import nn
 from cascade import Cascade
 from cascade.config import load_config
 from cascade.data import open_images
-from cascade.evaluation.super_resolution import pair_scores
-from cascade.evaluation.tables import load_table, parts
+from cascade.evaluation.enlargements.super_resolution import pair_scores
+from cascade.evaluation.tables import Row, load_table, parts
 from stages import InputError
 
 
@@ -119,6 +119,8 @@ configs: configs/mnist5k
 data: {data}
 split: all
 num: 60
+likelihood: 20
+failures: 20
 classes: 10
 train: [train.steps=3, train.batch_size=16, train.sample_every=3, model.steps=1, data.name={data}]
 sizes: [8, 16]
@@ -147,20 +149,21 @@ def test_a_table_is_trained_scored_and_resumed(digits, few_digits, net, tmp_path
     for _ in range(2):  # the second time nothing is missing
         done = run_tool("tables", file, "--features", net, "--train")
         assert done.returncode == 0, done.stderr
-    assert len(json.loads(known.read_text())) == 3  # both rows share the base
+    assert len(json.loads(known.read_text())) == 3 + 4  # both rows share the base
     lines = (tmp_path / "runs" / "table.md").read_text().splitlines()
     first, second = (line.split(" | ") for line in lines[4:6])
-    assert first[2] == "123.00 (1.50)" and first[3].endswith("(2.50) |")
+    assert first[2] == "123.00 (1.50)" and first[3].endswith("(2.50)")
     assert second[1].endswith("(0.25)") and second[2] == "123.00"
-    assert "60 samples at temperature 1, seed 0" in lines[-1]
+    assert 2 < float(first[4]) < 9 and 0 <= float(second[5].split()[0]) <= 1
+    assert any("60 samples at temperature 1, seed 0" in line for line in lines)
     assert "Fréchet distance, features digits.pt" in (tmp_path / "runs" / "table.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["celeba", "cifar10", "mnist5k"])
+@pytest.mark.parametrize("name", ["celeba", "cifar10", "cifar10-small", "mnist5k"])
 def test_every_row_of_every_table_can_be_trained(name):
     table = load_table(ROOT / "configs" / "tables" / f"{name}.yaml")
     for row in table.rows:
-        named = parts(row.name)
+        named = parts(row)
         assert [part.size for part in named] == [
             named[-1].size >> k for k in reversed(range(len(named)))
         ]
@@ -172,9 +175,11 @@ def test_every_row_of_every_table_can_be_trained(name):
 
 
 def test_names_of_cascades():
-    base, middle, last = parts("Glow16-SRF32(0.02)-SRFCC64(0.50)")
+    base, middle, last = parts(Row("Glow16-SRF32(0.02)-SRFCC64(0.50)"))
     assert (base.folder, middle.folder) == ("glow16", "srf32-0.02-after-glow16")
     assert last.folder == "srfcc64-0.5-after-srf32-0.02-after-glow16"
     for wrong in ("SRF16", "Glow8-Glow16", "Glow8(0.5)-SRF16", "Glow8-SRF", "Glow8_SRF16"):
         with pytest.raises(InputError, match="is not a cascade's name"):
-            parts(wrong)
+            parts(Row(wrong))
+    named = parts(Row("Glow8-SRF16(0.5)", "plain", ["model.squish=0"]), seed=3)
+    assert [p.folder for p in named] == ["glow8-plain-seed3", "srf16-0.5-after-glow8-plain-seed3"]

@@ -110,6 +110,11 @@ def test_training_curves(digits, tmp_path):
     assert {row["images"] for row in mine} == {"training", "validation"}
     by_name = {row["images"]: float(row["value"]) for row in mine if int(row["step"]) == 40}
     assert by_name == {"training": last["bpd"], "validation": last["validation_bpd"]}
+    timed = tmp_path / "timed" / "srf16"
+    timed.mkdir(parents=True)
+    (timed / "metrics.jsonl").write_text(json.dumps({**last, "seconds": 7.5}) + "\n")
+    found = drawn("training", timed, "--out", tmp_path / "hours.png")
+    assert {(row["step"], row["seconds"]) for row in found} == {("40", "7.5")}
 
 
 @pytest.mark.parametrize(

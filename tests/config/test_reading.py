@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from cascade.building import build
 from cascade.config import load_config, save_config
-from cascade.training.optimizer import optimiser
+from cascade.optimization.optimizers import optimiser
 from cascade.training.phases import classification
 from cascade.transforms.dequantise import density_bpd
 from stages import InputError, InputWarning, StageLoss, initialise

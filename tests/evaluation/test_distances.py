@@ -8,8 +8,8 @@ from torch import nn
 
 from cascade.evaluation import distances, features
 from cascade.evaluation.distances import compare, frechet_distance, kernel_distance, neighbourhoods
+from cascade.evaluation.enlargements.image_metrics import bicubic, mean_squares, psnr, ssim
 from cascade.evaluation.features import INCEPTION, INCEPTION_SHA256, FeatureNet, inception, scripted
-from cascade.evaluation.image_metrics import bicubic, mean_squares, psnr, ssim
 from stages import InputError
 
 

@@ -5,7 +5,7 @@ import torch
 from small_stages import KINDS, random_cascade
 
 from cascade import Cascade, InputError
-from cascade.evaluation.ensembles import versions
+from cascade.evaluation.enlargements.ensembles import versions
 
 
 @pytest.mark.parametrize(("pyramid", "classes", "bits"), KINDS)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from cascade.evaluation.enlargements.super_resolution import Perceptual
 from cascade.evaluation.features import FeatureNet
 from cascade.evaluation.sample_quality import _kept
-from cascade.evaluation.super_resolution import Perceptual
 from cascade.utils.tensors import write_tensors
 from stages import InputError
 

@@ -1,12 +1,14 @@
 """What a table's file may say (`evaluation.tables`), and how its scores are kept and shown."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 
+from cascade.commands.shared.markdown_table import Scores, markdown
 from cascade.commands.tables import read_entries
-from cascade.evaluation.tables import load_table
+from cascade.evaluation.tables import load_table, parts
 from stages import InputError
 
 TABLE = ROOT / "configs" / "tables" / "mnist5k.yaml"
@@ -23,6 +25,15 @@ TABLE = ROOT / "configs" / "tables" / "mnist5k.yaml"
         ("rows=[]", "rows must name at least one cascade"),
         ("classes=-1", "classes must not be below 0"),
         ("temperature=.nan", "temperature must be finite"),
+        ("seeds=[1,1]", "seeds must differ"),
+        ("likelihood=-1", "likelihood must not be below 0"),
+        ("failures=-1", "failures must not be below 0"),
+        ("rows=[{name: Glow8, variant: a/b}]", "a variant is a word, got 'a/b'"),
+        (
+            "rows=[{name: Glow8, variant: x, train: [seed=1]}, {name: Glow16, variant: x}]",
+            "variant x must have one list of train settings",
+        ),
+        ("rows=[{name: Glow8, train: [seed=1]}]", "rows without a variant must have one list"),
     ],
 )
 def test_settings_that_cannot_work(setting, message):
@@ -37,3 +48,19 @@ def test_damaged_scores(tmp_path, text):
         read_entries(tmp_path / "table.json")
     (tmp_path / "table.json").write_text(json.dumps([{"of": {}, "size": 8, "frechet": 1.0}]))
     assert len(read_entries(tmp_path / "table.json")) == 1
+
+
+def test_several_seeds_are_a_mean_and_a_deviation():
+    rows = "rows=[{name: Glow8-SRF16, variant: slow, train: [train.lr=1e-5]}]"
+    table = load_table(TABLE, [rows, "seeds=[3,5,8]", "likelihood=9", "failures=9"])
+    [row] = table.rows
+    base, top = parts(row, 5)
+    assert {"seed=5", "train.lr=1e-5", "train.steps=600"} < set(top.settings(table))
+    assert (base.folder, top.folder) == ("glow8-slow-seed5", "srf16-slow-seed5")
+    scores: list[Scores] = [{"8": 1.0, "16": 2.0, "bits/dim": 3.0, "failed": 0.5}]
+    scores.append({"8": 3.0, "16": 2.0, "bits/dim": 4.0, "failed": 0.5})
+    named = {"mode": "", "name": "f", "digest": "d", "origin": {"clean-fid": 0}}
+    net = SimpleNamespace(labels={"frechet": "D"}, genuine=False, **named)
+    text = markdown(table, {row.title: scores}, net, [])
+    figures = "2.00 ± 1.41 | 2.00 ± 0.00 | 3.500 ± 0.707 | 0.500 ± 0.000 | 2 of 3"
+    assert f"| Glow8-SRF16, slow |  | {figures} |\n" in text

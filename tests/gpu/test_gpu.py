@@ -15,7 +15,8 @@ from cascade.benchmark import launches, measure, operations
 from cascade.building import build
 from cascade.config import StageConfig, load_config
 from cascade.data import open_images
-from cascade.training.optimizer import averaged, optimiser
+from cascade.optimization.averages import averaged
+from cascade.optimization.optimizers import optimiser
 from cascade.utils.compiling import begin_step, compile_options
 from cascade.utils.tensors import read_tensors
 from stages import StageLoss

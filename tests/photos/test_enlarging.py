@@ -18,7 +18,7 @@ from PIL import Image
 from small_stages import stage_folder
 
 from cascade import InputError
-from cascade.evaluation.image_metrics import bicubic, psnr_between
+from cascade.evaluation.enlargements.image_metrics import bicubic, psnr_between
 from cascade.photos import canvas, fidelity, strips
 from cascade.photos.canvas import Canvas
 from cascade.photos.photo import FORMATS, Photo

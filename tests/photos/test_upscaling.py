@@ -11,7 +11,7 @@ from small_stages import small_stage, stage_folder
 
 from cascade import InputError
 from cascade.data.arrays import open_npz
-from cascade.evaluation.image_metrics import bicubic, psnr_between
+from cascade.evaluation.enlargements.image_metrics import bicubic, psnr_between
 from cascade.photos.fidelity import lowered
 from cascade.photos.photo import Photo
 from cascade.photos.tiling import Tiling, mirrored

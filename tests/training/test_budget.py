@@ -8,7 +8,7 @@ from conftest import ROOT, TINY, launch, run_tool
 
 from cascade.config import load_config
 from cascade.config.schema import UNLIMITED
-from cascade.training.optimizer import learning_rate
+from cascade.optimization.rates import learning_rate
 from cascade.training.trainer import Trainer
 from cascade.utils.tensors import read_tensors
 from stages import InputError

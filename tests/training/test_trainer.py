@@ -138,7 +138,8 @@ def on_two_nodes(*words: object) -> None:
         for node in range(2)
     ]  # fmt: skip
     try:
-        printed = [agent.communicate(timeout=240)[0] for agent in agents]
+        # torchrun itself waits up to 300 s for the other node when it is done
+        printed = [agent.communicate(timeout=400)[0] for agent in agents]
     finally:
         for agent in agents:
             agent.kill()

@@ -12,7 +12,7 @@ from torch import Tensor
 from cascade import Cascade, InputError
 from cascade.commands.shared.images import choose, load, open_data, real_images
 from cascade.data.sources import ImageSource
-from cascade.evaluation.ensembles import level_of, versions
+from cascade.evaluation.enlargements.ensembles import level_of, versions
 from cascade.evaluation.neighbours import Neighbours, neighbours
 from cascade.figures.grid import grid, save_moving
 from cascade.figures.interpolation import between, walk

@@ -152,19 +152,24 @@ OF = {"training": "", "validation": "validation_", "test": "test_"}
 def draw_training(args: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     panels: dict[str, Any] = {}
-    for stage in logged_stages(args.runs[0]):
-        metrics = read_metrics(stage)
+    logs = {stage: read_metrics(stage) for stage in logged_stages(args.runs[0])}
+    timed = all("seconds" in m for metrics in logs.values() for m in metrics if "bpd" in m)
+    for stage, metrics in logs.items():
         for figure, words in LOGGED.items():
             for images, prefix in OF.items():
                 key = prefix + figure
-                line = [(m["step"], m[key]) for m in metrics if m.get(key) is not None]
-                if line:
-                    panels.setdefault(f"{stage.name}: {words}", {})[images] = line
+                logged = [m for m in metrics if m.get(key) is not None]
+                if logged:
+                    panels.setdefault(f"{stage.name}: {words}", {})[images] = [
+                        (m.get("seconds", 0.0) / 3600 if timed else m["step"], m[key])
+                        for m in logged
+                    ]
+                what = {"stage": stage.name, "figure": figure, "images": images}
                 rows += [
-                    {"stage": stage.name, "figure": figure, "images": images, "step": s, "value": v}
-                    for s, v in line
+                    {**what, "step": m["step"], "seconds": m.get("seconds", ""), "value": m[key]}
+                    for m in logged
                 ]
     if not rows:
         raise InputError(f"{args.runs[0]} has logged nothing yet; train.log_every says how often")
-    plots.curves(panels, "step", "", args.out)
+    plots.curves(panels, "hours" if timed else "step", "", args.out)
     return rows

@@ -13,9 +13,15 @@ from torch import Tensor
 
 from cascade.chain import Cascade
 from cascade.data.sources import ImageSource
-from cascade.evaluation.ensembles import versions
+from cascade.evaluation.enlargements.ensembles import versions
+from cascade.evaluation.enlargements.image_metrics import (
+    SMALLEST,
+    bicubic,
+    mean_squares,
+    psnr,
+    ssim,
+)
 from cascade.evaluation.features import SCRIPT_FAULTS, load_script
-from cascade.evaluation.image_metrics import SMALLEST, bicubic, mean_squares, psnr, ssim
 from cascade.evaluation.sample_quality import Advance, real_levels
 from cascade.transforms.dequantise import expand_bits, reduce_bits
 from cascade.transforms.pyramid import halve_to

@@ -1,0 +1,1 @@
+"""Scores of enlargements: many high images of one low image, beside the true one."""
