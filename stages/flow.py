@@ -137,7 +137,11 @@ class Flow(nn.Module):
             return ()
         if low is None:
             raise InputError("this stage is conditional: give the low image")
-        return self.encoder(squeeze(low) if self.holes else low)
+        return self.encoder(self._read(low))
+
+    def _read(self, low: Tensor) -> Tensor:
+        """The low image at the resolution of the first level."""
+        return squeeze(low) if self.holes else low
 
     def _offset(self, low: Any) -> Any:
         """What is subtracted from the image before the body: an image, or 0."""
@@ -172,7 +176,7 @@ class Flow(nn.Module):
     ) -> Cond:
         """The mixture's condition."""
         label = self._required(label, like) if self.classes else None
-        low = low if self.encoder is not None else None
+        low = self._read(low) if low is not None and self.encoder is not None else None
         return self.mixture.condition(hidden, self._to_level(like), low, label)
 
     def _to_level(self, x: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class LogisticMixture(Bijection):
         """
         shared: Cond = (hidden,)
         if low is not None:
-            low = low[:, : self.channels + self.support.others]
+            low = low[:, : self.support.given(self.channels)]
             shared = (hidden, low, self.support.anchors(low))
         hidden, *rest = repeat_condition(shared, like)
         if self.labels is not None:

@@ -45,7 +45,6 @@ class Support(ABC):
     groups: int
     doublings: int  # ranges have at most 2 to the power of this many values
     relative: bool  # whether values are near what `anchors` gives
-    others: int = 0  # channels of what is given beside those of the values
 
     def __init__(self, bits: int):
         self.bits = bits
@@ -70,6 +69,10 @@ class Support(ABC):
 
         They are (B, C, h, w), or (), on the device of ``like``.
         """
+
+    def given(self, channels: int) -> int:
+        """Channels of the low image of values of so many channels."""
+        return channels
 
     @abstractmethod
     def anchors(self, low: Tensor) -> Tensor:
@@ -110,29 +113,31 @@ class HoleSupport(PixelSupport):
 
     So log P of a given pixel is 0, whatever the mixture, and the sum over all pixels is the
     log-probability of the others: each given all that are given, and those of the groups before its
-    own. What is given is an image (B, C, 2h, 2w) with one more channel, above 0 where a pixel is.
+    own. The low image is the image with one more channel, above 0 where a pixel is given, squeezed
+    as the values are, (B, 4C + 4, h, w).
     """
-
-    others = 1
 
     def __init__(self, bits: int):
         super().__init__(bits, relative=False)
+
+    def given(self, channels: int) -> int:
+        return 4 * (channels + 1)
 
     def bounds(
         self, known: Sequence[Tensor], low: Tensor | None, like: Tensor
     ) -> tuple[Tensor, Tensor]:
         assert low is not None  # or nothing is given
         least, greatest = super().bounds(known, low, like)
-        image, mask = low[:, :-1], low[:, -1:]
-        value = self.split(F.pixel_unshuffle(torch.floor(image * 2**self.bits), 2))[len(known)]
-        given = self.split(F.pixel_unshuffle(mask, 2))[len(known)] > 0
+        image, mask = low[:, :-4], low[:, -4:]
+        value = self.split(torch.floor(image * 2**self.bits))[len(known)]
+        given = self.split(mask)[len(known)] > 0
         least, greatest = (
             torch.where(given, value, bound.to(value)) for bound in (least, greatest)
         )
         return least, greatest
 
     def anchors(self, low: Tensor) -> Tensor:
-        return F.pixel_unshuffle(torch.zeros_like(low[:, :-1]), 2)
+        return torch.zeros_like(low[:, :-4])
 
 
 class DetailSupport(Support):
