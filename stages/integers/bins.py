@@ -91,9 +91,8 @@ class Bins:
         mass = log_mass.exp()
         left = self._below(value, lower) + part * mass
         right = self._above(value + 1, upper) + (1 - part) * mass
-        smaller = left < right  # not `minimum`, whose gradients cancel where both are ½
-        z = torch.special.ndtri(torch.where(smaller, left, right).clamp(1e-30, 0.5))
-        return torch.where(smaller, z, -z), log_mass
+        z = torch.special.ndtri(torch.minimum(left, right).clamp(1e-30, 0.5))
+        return torch.where(left < right, z, -z), log_mass
 
     def value_of(self, z: Tensor, doublings: int) -> tuple[Tensor, Tensor, Tensor]:
         """The integer v and the part u of its bin that `noise` maps to z, by bisection; log P(v).
