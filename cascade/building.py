@@ -32,7 +32,7 @@ WIDTHS = (  # at most a value each
     "encoder_growth",
     "mixture_width",
 )
-NOT_OF_THE_FLOW = ("kind", "pyramid", "class_weight", "class_loss")
+NOT_OF_THE_FLOW = ("kind", "hole", "pyramid", "class_weight", "class_loss")
 OF_THE_MIXTURE = ("components", "colour", "order", "mixture_width", "mixture_blocks")
 
 
@@ -71,12 +71,13 @@ def _built(config: StageConfig) -> Flow:
     others = (*NOT_OF_THE_FLOW, *OF_THE_MIXTURE)
     options = {key: value for key, value in options.items() if key not in others}
     options |= {"first": _first(model), "bits": data.bits}
+    options["label_optional"] = config.label_optional
     shape = (data.channels, data.size, data.size)
-    if config.upsamples:
+    if config.conditional:
+        options |= {"details": config.of_details, "chroma": config.of_chroma}
+        options["holes"] = bool(config.hole)
         told = config.augment.condition
-        return channels_last(
-            srflow(shape, details=config.of_details, condition_on_sigma=told, **options)
-        )
+        return channels_last(srflow(shape, condition_on_sigma=told, **options))
     return channels_last(glow(shape, **options))
 
 

@@ -219,6 +219,7 @@ def _row(stage: Stage) -> str:
     config, size = stage.config, stage.shape[1]
     parameters = sum(weights.numel() for weights in stage.flow.parameters())
     made = f"{size}x{size}" + f" from {size // 2}x{size // 2}" * config.upsamples
+    made += f" from {stage.given}" * bool(stage.given)
     data = f"{_basename(config.data.name)}, split {config.data.split}"
     if stage.record.images:
         data += f", SHA-256 {stage.record.images[:16]}"

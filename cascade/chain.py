@@ -29,10 +29,14 @@ from cascade.transforms.pyramid import halve_to, pyramid
 from cascade.utils.non_finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
 from cascade.utils.seeds import sample_noise, whole_number
 from stages import InputError, InputWarning
+from stages.labels import NO_LABEL, guided
 
 
 class Cascade(Pretrained):
     """A Glow and the SRFlow stages that follow it: a model of full-resolution images.
+
+    A stage of chroma given luma, or of holes given the pixels around, is a model of its own: it
+    scores and encodes the rest of images of which that part is given, and draws nothing without it.
 
     Images are uint8 (N, C, H, W) on the CPU, labels int64 (N,); log-probabilities are of 8-bit
     images (``bits``-bit ones where the stages were trained so), float64 (N,), in nats. The nets run
@@ -79,11 +83,18 @@ class Cascade(Pretrained):
         self.bits = stages[0].config.data.bits
         self.pyramid = stages[0].config.model.pyramid
         self.shape = stages[-1].shape
+        self.given = stages[0].given
 
     @property
     def bounded(self) -> bool:
         """Whether all stages make nothing but values that images have, so that none is clipped."""
         return all(stage.flow.bounded for stage in self.stages)
+
+    @property
+    def label_optional(self) -> bool:
+        """Whether it has classes, and all stages that do learned to do without labels."""
+        optional = [stage.flow.label_optional for stage in self.stages if stage.classes]
+        return bool(optional) and all(optional)
 
     @property
     def chunk(self) -> int:
@@ -134,6 +145,7 @@ class Cascade(Pretrained):
         labels: Labels = None,
         temperature: float | Sequence[float] = 1.0,
         seed: int | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         """Draw images, uint8 (num, C, H, W).
 
@@ -142,13 +154,16 @@ class Cascade(Pretrained):
             labels: (num,) classes; without them a conditional cascade takes the classes in turn.
             temperature: scales the noise, one number for all stages or one a stage.
             seed: the same seed gives the same images; without one, torch's generator draws it.
+            guidance: what a class adds is multiplied by this: 0 draws without labels, above 1 goes
+                beyond what training saw, see `stages.labels`. Other than 1 it needs stages trained
+                with ``train.label_dropout``.
 
         Raises:
             InputError: no sample is finite, or an argument is not as described.
         """
         if seed is None:
             seed = int(torch.randint(2**62, ()).item())
-        draw = self.draw(num, labels, temperature, seed)
+        draw = self.draw(num, labels, temperature, seed, guidance=guidance)
         if not draw.finite.any():
             raise InputError(NONE_FINITE)
         return draw.images[-1]
@@ -161,23 +176,32 @@ class Cascade(Pretrained):
         temperature: float | Sequence[float] = 1.0,
         seed: int = 0,
         first: int = 0,
+        guidance: float = 1.0,
     ) -> Draw:
         """Draw samples number ``first`` to ``first + num`` of a seed, at every resolution.
 
-        The arguments are those of `sample`. A sample depends on its seed, number, label and
-        temperature alone.
+        The arguments are those of `sample`. A sample depends on its seed, number, label,
+        temperature and guidance alone.
         """
+        if self.given:
+            kind = self.stages[0].config.model.kind
+            raise InputError(
+                f"{self.stages[0].name} draws nothing without {self.given}: see csrflow {kind}"
+            )
         if num < 1:
             raise InputError(f"draw at least one sample, not {num}")
         seed = whole_number(seed, "seed")
         temperatures = per_stage(temperature, len(self.stages))
         if labels is None and self.classes:
             labels = torch.arange(first, first + num) % self.classes
-        labels = self._labels(labels, num)
+        self.check_guidance(guidance)
+        labels = given = self._labels(labels, num)
+        if labels is not None and guidance != 1:
+            given = guided(labels, self.classes, guidance)
 
         def drawn(i: int, stage: Stage, low: Tensor | None) -> Tensor:
             noise = temperatures[i] * sample_noise(stage.flow.shape, seed, i, first, num)
-            return stage.run(stage.flow.sample, noise, low, labels)
+            return stage.run(stage.flow.sample, noise, low, given)
 
         images, finite = [], torch.ones(num, dtype=torch.bool)
         clipped, out_of_range = torch.zeros(2, num, len(self.stages), dtype=torch.float64)
@@ -188,11 +212,25 @@ class Cascade(Pretrained):
             images.append(expand_bits(image, self.bits))
         return Draw(images, labels, finite, clipped, out_of_range)
 
+    def check_guidance(self, strength: float) -> None:
+        """Raise `InputError` where what classes add cannot be multiplied by ``strength``."""
+        if not math.isfinite(strength):
+            raise InputError(f"guidance is a finite number, got {strength}")
+        if strength == 1 or self.label_optional:
+            return
+        if not self.classes:
+            raise InputError("guidance multiplies what classes add, but no stage uses labels")
+        raise InputError(
+            "guidance needs stages that learned to do without labels: train all that have classes "
+            "with train.label_dropout=0.1"
+        )
+
     def log_prob(self, images: Tensor, labels: Labels = None, seed: int = 0) -> Tensor:
         """log P(image) in nats, float64 (N,): the composed figure, see `Report.statement`.
 
-        Without ``labels`` a conditional cascade sums over classes, each equally likely. ``seed`` is
-        that of the dequantisation noise.
+        Without ``labels`` a conditional cascade sums over classes, each equally likely; labels −1
+        ask stages trained with ``train.label_dropout`` for what they make of images without labels.
+        ``seed`` is that of the dequantisation noise.
         """
         return self.stage_log_probs(images, labels, seed=seed)[0].sum(1)
 
@@ -203,7 +241,7 @@ class Cascade(Pretrained):
 
         Args:
             images: uint8 (N, C, H, W).
-            labels: (N,) classes, None to sum over them.
+            labels: (N,) classes, None to sum over them; all −1 to do without, see `log_prob`.
             samples: importance samples, which tighten the dequantisation bound of every stage.
             seed: of the dequantisation noise.
 
@@ -241,33 +279,47 @@ class Cascade(Pretrained):
         if samples < 1:
             raise InputError(f"take at least one dequantisation sample, not {samples}")
         labels, seed = self._labels(labels, len(images)), whole_number(seed, "seed")
+        missing = torch.zeros(1) if labels is None else labels == NO_LABEL
+        unlabelled = bool(missing.any())
+        if unlabelled and not missing.all():
+            raise InputError(f"give every image a label, or {NO_LABEL} to all of them")
         columns = []
         for i, stage, high, low in self.climb(images):
-            density = partial(stage.run, stage.flow.class_log_probs, low=low)
+            flow = stage.flow
+            log_probs = flow.unlabelled_log_probs if unlabelled else flow.class_log_probs
+            density = partial(stage.run, log_probs, low=low)
             dequantised = partial(stage.coding.dequantise, high, seed, i)
-            draws = 1 if stage.flow.exact else samples
+            draws = 1 if flow.exact else samples
             result = class_columns(density, dequantised, draws, self.bits)
             for row in (~result.isfinite().all(1)).nonzero().flatten().tolist():
                 raise NotFinite(row, stage.name, self._layer_at_fault(stage, high, low, row))
             columns.append(result)
-        return compose(columns, labels, prior)
+        return compose(columns, None if unlabelled else labels, prior)
 
     def report(self, nats: Tensor, posterior: Tensor | None = None) -> Report:
         """The `Report` of what `stage_log_probs` gave."""
+        sizes = [round(math.prod(s.flow.shape) * s.config.share) for s in self.stages]
         return Report(
             [stage.name for stage in self.stages],
-            [math.prod(stage.flow.shape) for stage in self.stages],
-            math.prod(self.shape),
+            sizes,
+            sum(sizes) if self.given else math.prod(self.shape),
             nats,
             posterior,
             self.pyramid,
             self.bits,
             [stage.name for stage in self.stages if not stage.flow.exact],
             self.bounded,
+            self.given,
         )
 
     def check_samples(self, num: int = 64, seed: int = 0) -> SampleCheck:
-        """Draw samples, and measure how far they keep to their low images and are clipped."""
+        """Draw samples, and measure how far they keep to their low images and are clipped.
+
+        None are drawn by a stage that is given a part of the image.
+        """
+        if self.given:
+            names = [stage.name for stage in self.stages]
+            return SampleCheck(names, [], torch.zeros(0, len(names)))
         draw = self.draw(num, seed=seed)
         images = [reduce_bits(image, self.bits) for image in draw.images]
         result = consistency(images, self.bits, self.pyramid)
@@ -331,8 +383,8 @@ class Cascade(Pretrained):
 
     def climb(self, images: Tensor) -> Iterator[Given]:
         """Full images, seen stage by stage, base first, in the cascade's bits."""
-        low = None
         levels = self.levels(images)
+        low = self.stages[0].condition(levels[0])
         for i, (stage, high) in enumerate(zip(self.stages, levels, strict=True)):
             yield Given(i, stage, high, low)
             low = high
@@ -381,7 +433,7 @@ class Cascade(Pretrained):
             return None
         if not self.classes:
             raise InputError("labels were given, but no stage of this cascade uses them")
-        return checked_labels(labels, count, self.classes)
+        return checked_labels(labels, count, self.classes, self.label_optional)
 
     def needed_labels(self, labels: Labels, count: int) -> Tensor | None:
         """Labels int64 (count,), None where no stage uses them; `InputError` where they miss."""

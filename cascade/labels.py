@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stages import InputError
+from stages.labels import NO_LABEL
 
 Labels = Tensor | Sequence[int] | None
 SHOWN = 20  # names of classes in a message
@@ -29,8 +30,13 @@ def label_named(text: str, names: Sequence[str]) -> int:
     )
 
 
-def checked_labels(labels: Tensor | Sequence[int], count: int, classes: int) -> Tensor:
-    """Labels as int64 (count,), each below ``classes``; `InputError` for anything else."""
+def checked_labels(
+    labels: Tensor | Sequence[int], count: int, classes: int, optional: bool = False
+) -> Tensor:
+    """Labels as int64 (count,), each below ``classes``; `InputError` for anything else.
+
+    Where labels are ``optional``, −1 stands for none.
+    """
     try:
         given = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError):
@@ -40,7 +46,9 @@ def checked_labels(labels: Tensor | Sequence[int], count: int, classes: int) -> 
     given = given.to(torch.int64)
     if given.shape != (count,):
         raise InputError(f"{count} images need {count} labels, got {tuple(given.shape)}")
-    if count and not (given.min() >= 0 and given.max() < classes):
+    least = NO_LABEL if optional else 0
+    if count and not (given.min() >= least and given.max() < classes):
         span = f"{int(given.min())}..{int(given.max())}"
-        raise InputError(f"labels must lie in 0..{classes - 1}, got {span}")
+        none = f", or be {NO_LABEL} for none" * optional
+        raise InputError(f"labels must lie in 0..{classes - 1}{none}, got {span}")
     return given

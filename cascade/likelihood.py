@@ -145,7 +145,8 @@ class Report:
     divides the summed nats once by the latter; a stage's own bpd divides by its own dimensions, its
     share by the full image's, so that shares add up to ``bpd``. ``dequantised`` names the stages
     whose density is of dequantised values, None for all; the others give integers probabilities.
-    ``bounded`` says whether all stages make nothing but values that images have.
+    ``bounded`` says whether all stages make nothing but values that images have. ``given`` names
+    the part of the image that the rest is given, if any; ``dimensions`` are those of the rest.
     """
 
     names: list[str]
@@ -157,6 +158,7 @@ class Report:
     bits: int = 8
     dequantised: Sequence[str] | None = None
     bounded: bool = False
+    given: str = ""
 
     @property
     def image_bpd(self) -> Tensor:
@@ -206,9 +208,11 @@ class Report:
                 f"gives mass to images whose downsampling is not its input, {BOUND}."
             )
         whose = "The figure" if len(self.names) == 1 else "The stages' sum"
-        text = f"{whose} is log P(image) itself"
+        image = f"image | {self.given}" if self.given else "image"
+        text = f"{whose} is log P({image}) itself"
         if names:
             text += f", but for the dequantisation of {', '.join(names)}, which is bounded, {BOUND}"
+        text = text.replace("on log P(image)", f"on log P({image})")
         return f"{text}. {UNCLIPPED if self.bounded else CLIPPED}"
 
     def accuracy(self, labels: Tensor) -> float | None:

@@ -66,6 +66,10 @@ def check_order(stages: Sequence[tuple[str, StageConfig]], pyramid: str | None =
 
     ``pyramid`` is the one all of them must have, where something else has named it.
     """
+    alone = [(name, config.model.kind) for name, config in stages if config.stands_alone]
+    if alone and len(stages) > 1:
+        name, kind = alone[0]
+        raise InputError(f"{name} is of kind {kind}, which belongs to no cascade: use it alone")
     first, base = stages[0]
     if base.upsamples:
         half = base.data.size // 2
@@ -107,9 +111,13 @@ def register(folder: Path) -> str:
     """Add a trained stage to the `cascade.yaml` beside it; says in one line what stands there.
 
     The trained stages beside it are listed if they form one chain that holds every stage listed
-    before. Otherwise (two bases, say) what stands is left alone: the choice is the user's.
+    before. Otherwise (two bases, say) what stands is left alone: the choice is the user's. Stages
+    that belong to no cascade have no part in it.
     """
     manifest = folder.resolve().parent / MANIFEST
+    config = load_saved(folder)
+    if config.stands_alone:
+        return f"{folder} is of kind {config.model.kind}, which is used alone"
     try:
         listed = _listed(manifest.parent).names if manifest.is_file() else []
     except InputError as error:
@@ -140,4 +148,4 @@ def _trained_beside(parent: Path) -> dict[str, StageConfig]:
     for weights in sorted(parent.glob("*/model.safetensors")):
         with suppress(InputError):  # a folder of something else is nothing to us
             result[weights.parent.name] = load_saved(weights.parent)
-    return result
+    return {name: config for name, config in result.items() if not config.stands_alone}

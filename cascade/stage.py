@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cascade.building import build_with
 from cascade.config import StageConfig, load_saved, save_config
 from cascade.record import Record, load_record
-from cascade.transforms.coding import Coding, coding
+from cascade.transforms.coding import Coding, coding, condition
 from cascade.transforms.dequantise import centre
 from cascade.utils.chunks import chunk_of, in_chunks
 from cascade.utils.compiling import compiled
@@ -24,6 +24,7 @@ from cascade.utils.tensors import read_tensors, write_tensors
 from stages import Flow, InputError
 from stages.steps import prepare
 
+GIVEN = {"colour": "luma", "inpaint": "surroundings"}  # by kind of stage
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
@@ -94,6 +95,18 @@ class Stage(nn.Module):
     @property
     def coding(self) -> Coding:
         return coding(self.config)
+
+    @property
+    def given(self) -> str:
+        """Which part of an image the stage is given, where it is one of its own image."""
+        return GIVEN.get(self.config.model.kind, "")
+
+    def condition(self, image: Tensor) -> Tensor | None:
+        """The part of an integer image that the stage is given, None where it is none of it.
+
+        An SRFlow's low image is none: it is the image of the stage below.
+        """
+        return condition(self.config, image) if self.given else None
 
     @property
     def shape(self) -> tuple[int, int, int]:

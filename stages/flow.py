@@ -26,6 +26,7 @@ from stages.encoder import RRDB, Encoder
 from stages.errors import InputError
 from stages.integers.mixture import LogisticMixture
 from stages.integers.support import upsampled
+from stages.labels import NO_LABEL
 from stages.nets import ResidualBlock
 from stages.prior import ClassPrior, SplitPrior, log_normal
 from stages.steps import Steps
@@ -34,7 +35,8 @@ from stages.steps import Steps
 class Flow(nn.Module):
     """log p(x) = log N(f(x); 0, I) + log |det ∂f/∂x|, for a bijection f and the priors around it.
 
-    Images and low images are floats in [−½, ½), Haar details in (−2, 2), labels int64 (B,). All
+    Images and low images are floats in [−½, ½), Haar details in (−2, 2), labels int64 (B,), or
+    multiples of what each class adds, floats (B, classes), see `stages.labels.ClassTable`. All
     log-densities and log-determinants are (B,), in nats, of the continuous density.
 
     With classes, the label determines mean and deviation of the coarsest latent (`ClassPrior`), and
@@ -62,6 +64,9 @@ class Flow(nn.Module):
             anything else; None leaves it where it is. With T, log p(x) is log p(T(x)) +
             log |det ∂T/∂x|.
         mixture: comes before the body, at the resolution of its first level; None for none.
+        holes: what the encoder reads is as large as the image, and squeezed before: the image, of
+            which some pixels are given, and one channel more, see `HoleSupport`.
+        label_optional: whether the flow, if it has classes, may be used without labels.
     """
 
     def __init__(
@@ -75,12 +80,14 @@ class Flow(nn.Module):
         squeezed: bool = True,
         dequantiser: Bijection | None = None,
         mixture: LogisticMixture | None = None,
+        label_optional: bool = False,
+        holes: bool = False,
     ):
         super().__init__()
         self.shape = shape
         self.levels = levels
-        self.squeezed = squeezed
-        self.classes = classes
+        self.squeezed, self.holes = squeezed, holes
+        self.classes, self.label_optional = classes, label_optional
         self.dequantiser = dequantiser or Identity()
         self.mixture: Any = mixture  # or None
         self.body = body
@@ -130,7 +137,11 @@ class Flow(nn.Module):
             return ()
         if low is None:
             raise InputError("this stage is conditional: give the low image")
-        return self.encoder(low)
+        return self.encoder(self._read(low))
+
+    def _read(self, low: Tensor) -> Tensor:
+        """The low image at the resolution of the first level."""
+        return squeeze(low) if self.holes else low
 
     def _offset(self, low: Any) -> Any:
         """What is subtracted from the image before the body: an image, or 0."""
@@ -164,8 +175,8 @@ class Flow(nn.Module):
         self, hidden: Tensor, like: Tensor, low: Tensor | None, label: Tensor | None
     ) -> Cond:
         """The mixture's condition."""
-        label = self._required(label) if self.classes else None
-        low = low if self.encoder is not None else None
+        label = self._required(label, like) if self.classes else None
+        low = self._read(low) if low is not None and self.encoder is not None else None
         return self.mixture.condition(hidden, self._to_level(like), low, label)
 
     def _to_level(self, x: Tensor) -> Tensor:
@@ -177,10 +188,12 @@ class Flow(nn.Module):
     def _split_latents(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
         return split_latents(z, self.levels, self.squeezed)
 
-    def _required(self, label: Tensor | None) -> Tensor:
-        if label is None:
+    def _required(self, label: Tensor | None, like: Tensor) -> Tensor:
+        if label is not None:
+            return label
+        if not self.label_optional:
             raise InputError("this stage is class-conditional: give labels, or marginalise them")
-        return label
+        return torch.full((len(like),), NO_LABEL, device=like.device)
 
     def encode(
         self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None
@@ -194,7 +207,7 @@ class Flow(nn.Module):
         if not self.has_prior:
             return z, log_det
         top, rest = self._split_latents(z)
-        top, change = self.prior(top, self._required(label))
+        top, change = self.prior(top, self._required(label, z))
         return merge_latents(top, rest, self.squeezed), log_det + change
 
     def noise_of(self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None) -> Tensor:
@@ -207,9 +220,8 @@ class Flow(nn.Module):
         """x = f⁻¹(z), (B, C, H, W): the inverse of `encode`."""
         if self.has_prior:
             top, rest = self._split_latents(noise)
-            noise = merge_latents(
-                self.prior.inverse(top, self._required(label)), rest, self.squeezed
-            )
+            label = self._required(label, noise)
+            noise = merge_latents(self.prior.inverse(top, label), rest, self.squeezed)
         noise = noise.contiguous(memory_format=torch.channels_last)
         condition = self._condition(low)
         x, _ = self.body.inverse(noise, condition)
@@ -230,7 +242,7 @@ class Flow(nn.Module):
             noise: multiply it by a temperature beforehand to sample at this temperature.
             low: low images (B, C, h, w). ``noise`` holds n samples for each, stored one after the
                 other; everything that depends on the low image alone is computed once for all n.
-            label: classes (n·B,).
+            label: labels of the n·B images.
         """
         return self.decode(noise, low, label)
 
@@ -262,8 +274,12 @@ class Flow(nn.Module):
         if not self.has_prior:
             return log_normal(z) + log_det, None
         top, rest = self._split_latents(z)
-        normal, change = self.prior(top, self._required(label))
+        normal, change = self.prior(top, self._required(label, z))
         return log_normal(normal) + sum(map(log_normal, rest)) + log_det + change, top
+
+    def unlabelled_log_probs(self, x: Tensor, low: Tensor | None = None) -> Tensor:
+        """log p(x | low) in nats without a label, (B, 1), which broadcasts over classes."""
+        return self.log_prob(x, low)[:, None]
 
     def class_log_probs(self, x: Tensor, low: Tensor | None = None) -> Tensor:
         """log p(x | low, y) in nats for every class y, (B, classes).
@@ -273,7 +289,7 @@ class Flow(nn.Module):
         one column, which broadcasts over classes.
         """
         if not self.classes:
-            return self.log_prob(x, low)[:, None]
+            return self.unlabelled_log_probs(x, low)
         if self.mixture is not None:
             return self._mixture_log_probs(x, low)
         z, log_det = self._latent(x, low, None)

@@ -32,6 +32,7 @@ def glow(
     dequantise: str = "uniform",
     dequantise_steps: int = 4,
     bits: int = 8,
+    label_optional: bool = False,
 ) -> Flow:
     """A Glow for images (C, H, W) with L levels of K steps each.
 
@@ -55,6 +56,7 @@ def glow(
         dequantise: ``uniform`` or ``variational``, see `dequantiser`.
         dequantise_steps: couplings of a variational dequantisation.
         bits: n of the integers v that these read, y = (v + u)/2ⁿ − ½.
+        label_optional: whether the flow may be used without labels, see `Flow`.
 
     Raises:
         InputError: if H or W is not divisible by 2^L, for no steps without ``first``, or for a
@@ -91,4 +93,7 @@ def glow(
     alone = without_steps(steps, levels, first, dequantise)
     body: Bijection = Identity() if alone else Squeeze(level(channels, levels))
     bins = dequantiser(dequantise, channels, width, bits, dequantise_steps)
-    return Flow(body, shape, levels, classes, dequantiser=bins, mixture=mixture)
+    return Flow(
+        body, shape, levels, classes, dequantiser=bins, mixture=mixture,
+        label_optional=label_optional,
+    )  # fmt: skip

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.coupling import AffineCoupling
+from stages.labels import ClassTable
 from stages.nets import CouplingNet, NetMaker
 
 LOG_SIGMA = (-10.0, 2.0)  # soft bounds of log σ of a learned prior
@@ -68,14 +69,13 @@ class ClassPrior(nn.Module):
 
     As an affine map to standard normal noise: z = (x − μ_y)/σ_y, log_det = −h·w·Σ log σ_y. Every
     channel has one mean and one deviation per class, initially equal for all classes.
-    `inverse_sigma` limits σ.
+    `inverse_sigma` limits σ. Labels are those of `ClassTable`.
     """
 
     def __init__(self, classes: int, channels: int):
         super().__init__()
         self.classes = classes
-        self.table = nn.Embedding(classes, 2 * channels)
-        nn.init.zeros_(self.table.weight)
+        self.table = ClassTable(classes, 2 * channels)
 
     def _mean_scale(self, label: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = self.table(label)[:, :, None, None].chunk(2, dim=1)

@@ -10,7 +10,7 @@ from stages.errors import InputError
 from stages.flow import Flow, check_size
 from stages.integers.dequantise import dequantiser
 from stages.integers.mixture import LogisticMixture, MixtureSettings, without_steps
-from stages.integers.support import DetailSupport, PixelSupport, Support
+from stages.integers.support import ChromaSupport, DetailSupport, HoleSupport, PixelSupport, Support
 from stages.mixture_coupling import make_coupling
 from stages.nets import NetMaker, net_maker
 from stages.prior import SplitPrior
@@ -34,6 +34,8 @@ def srflow(
     conditional_prior: bool = False,
     residual: bool = False,
     details: bool = False,
+    chroma: bool = False,
+    holes: bool = False,
     condition_on_sigma: bool = False,
     squish_injector: bool = True,
     classes: int = 0,
@@ -45,6 +47,7 @@ def srflow(
     dequantise: str = "uniform",
     dequantise_steps: int = 4,
     bits: int = 8,
+    label_optional: bool = False,
 ) -> Flow:
     """An SRFlow for images (C, H, W), given low-resolution images (C, H/2, W/2).
 
@@ -70,6 +73,10 @@ def srflow(
         residual: the flow models the image minus the upsampled low image.
         details: the flow models Haar details (3C, H/2, W/2) instead of the image; its first level
             has no squeeze.
+        chroma: the flow models an image's chroma (2, H, W) instead, given its luma (1, H, W), see
+            `ChromaSupport`; C is 3, and its first level has no squeeze. It needs ``first``.
+        holes: the flow completes an image of which some pixels are given, see `HoleSupport`: it
+            reads (C + 1, H, W). It needs ``first``.
         condition_on_sigma: the encoder reads one more channel: σ of the noise that the low image
             was disturbed with, see `Flow`.
         squish_injector: ``squish`` limits injectors too; otherwise their α is 0.
@@ -83,6 +90,7 @@ def srflow(
         dequantise: ``uniform`` or ``variational``, see `dequantiser`.
         dequantise_steps: couplings of a variational dequantisation.
         bits: n of the integers v that these read, y = (v + u)/2ⁿ − ½.
+        label_optional: whether the flow may be used without labels, see `Flow`.
 
     Raises:
         InputError: if H or W is not divisible by 2^L, for ``residual`` together with ``details`` or
@@ -99,11 +107,23 @@ def srflow(
     check_size("SRFlow", *shape[1:], levels)
     if details and residual:
         raise InputError("details are a residual already: set residual or details, not both")
+    if (chroma or holes) and not first:
+        raise InputError("chroma and holes are of integers: they need first")
+    if details + chroma + holes > 1:
+        raise InputError("a flow is of details, of chroma or of holes: set one of them")
     if first and residual:
         raise InputError("a mixture is of integers, which a residual is not: set one of them")
     scale_fn = scale_function(squish, squish_range)
     injector_scale_fn = scale_fn if squish_injector else scale_function(0.0)
-    seen = shape[0] + condition_on_sigma
+    support: Support = PixelSupport(bits, relative=True)
+    image_channels, rows, columns = shape
+    if details:
+        support, rows, columns = DetailSupport(bits), rows // 2, columns // 2
+    elif chroma:
+        support, image_channels = ChromaSupport(bits), 1
+    elif holes:
+        support = HoleSupport(bits)
+    seen = 4 * (image_channels + 1) if holes else image_channels + condition_on_sigma
     reader: Encoder
     if encoder == "residual":
         reader = ResidualEncoder(seen, encoder_features, encoder_blocks, levels)
@@ -129,12 +149,9 @@ def srflow(
         next_level = Squeeze(level(4 * (channels // 2), remaining - 1))
         return Chain(Steps(parts, reader.channels, injections), Split(next_level))
 
-    image_channels, rows, columns = shape
-    support: Support = DetailSupport(bits) if details else PixelSupport(bits, relative=True)
     channels = support.groups * image_channels
-    if details:
-        shape = (channels, rows // 2, columns // 2)
-    features, squeezed = reader.channels, not details
+    features, squeezed = reader.channels, not (details or chroma)
+    shape = shape if squeezed else (channels, rows, columns)
     body: Bijection
     if without_steps(steps, levels, first, dequantise):
         body = Identity()
@@ -142,4 +159,7 @@ def srflow(
         body = Squeeze(level(channels, levels)) if squeezed else level(channels, levels)
     bins = dequantiser(dequantise, channels, width, bits, dequantise_steps, features, squeezed)
     mixture = LogisticMixture(support, image_channels, features, first, classes) if first else None
-    return Flow(body, shape, levels, classes, reader, residual, squeezed, bins, mixture)
+    return Flow(
+        body, shape, levels, classes, reader, residual, squeezed, bins, mixture, label_optional,
+        holes,
+    )  # fmt: skip

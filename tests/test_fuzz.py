@@ -518,7 +518,7 @@ WORDS |= st.text(
     st.characters(exclude_characters="\0/", exclude_categories=["Cs", "Nd"]), max_size=4
 )
 OPTIONS = {
-    "sample": "seed stages device json num classes temperature chunk out npz",
+    "sample": "seed stages device json num classes temperature guidance chunk out npz",
     "likelihood": "seed stages device json split limit resize samples label-mode prior dtype "
     "compare variational told-sigma csv npz heatmap chunk shard",
     "upscale": "seed stages device json factor num temperature label tile overlap sheet out",

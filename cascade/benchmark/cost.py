@@ -23,6 +23,7 @@ from cascade.building import outline
 from cascade.config import StageConfig
 from cascade.data.batches import Batch
 from cascade.training.phases import encoder_loss, flow_loss, phases, super_resolution
+from cascade.transforms.coding import condition_shape
 from stages import Flow, StageLoss
 
 COUNTED = (2, 4)  # images: of one alone some operators are other ones
@@ -142,12 +143,12 @@ def _score(flow: Flow, batch: Batch) -> None:
 
 
 def _batch(flow: Flow, config: StageConfig, images: int) -> Batch:
-    half = config.data.size // 2
-    low = torch.zeros(images, config.data.channels + config.augment.condition, half, half)
+    shape = condition_shape(config)
+    low = torch.zeros(images, *shape) if shape else None
     label = torch.zeros(images, dtype=torch.int64)
     return Batch(
         torch.zeros(images, *flow.shape),
-        low if config.upsamples else None,
+        low,
         label if flow.classes else None,
     )
 

@@ -15,6 +15,7 @@ from cascade.benchmark import baselines, measure
 from cascade.building import build
 from cascade.config import StageConfig
 from cascade.optimization.optimizers import optimiser
+from cascade.transforms.coding import condition_shape
 from cascade.utils.compiling import begin_step, compile_options
 from stages import Flow, StageLoss, initialise
 from stages.steps import Steps
@@ -33,11 +34,11 @@ class Inputs:
 
 def inputs(config: StageConfig, device: torch.device) -> Inputs:
     torch.manual_seed(0)
-    flow, count, half = build(config), config.train.batch_size, config.data.size // 2
+    flow, count, shape = build(config), config.train.batch_size, condition_shape(config)
     x = torch.rand(count, *flow.shape, device=device) - 0.5
-    low = torch.rand(count, config.data.channels, half, half, device=device) - 0.5
+    low = torch.rand(count, *shape, device=device) - 0.5 if shape else None
     label = torch.arange(count, device=device) % max(1, config.model.classes)
-    return Inputs(x, low if flow.encoder else None, label if flow.classes else None)
+    return Inputs(x, low, label if flow.classes else None)
 
 
 def ready(flow: Flow, config: StageConfig, device: torch.device) -> StageLoss:

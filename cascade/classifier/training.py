@@ -50,8 +50,11 @@ class Classifier:
 
     def __call__(self, images: Tensor) -> Tensor:
         """The classes' logits (B, K) of uint8 images."""
-        placed = images.to(self.device).float().contiguous(memory_format=torch.channels_last)
-        return self.logits(self.features(placed))
+        return self.logits(self.features(self.placed(images)))
+
+    def placed(self, images: Tensor) -> Tensor:
+        """Images as the net reads them."""
+        return images.to(self.device).float().contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def accuracy(self, source: ImageSource) -> float:

@@ -200,6 +200,10 @@ class FixedCascade:
 
 def check_codable(cascade: Cascade) -> None:
     """Raise `InputError` unless a cascade's probabilities can be had in integers."""
+    if cascade.given:
+        raise InputError(
+            f"{cascade.stages[0].name} codes no whole images: it is given {cascade.given}"
+        )
     for stage in cascade.stages:
         model = stage.config.model
         wanted = {

@@ -21,6 +21,8 @@ COMMANDS = {
     "versus": "a flow against a GAN and L1, made equal",
     "figures": "draw figures of cascades and of training",
     "upscale": "enlarge a photo",
+    "colour": "colour grey photos",
+    "inpaint": "fill a part of a photo",
     "compress": "images into a lossless archive",
     "decompress": "images out of an archive",
     "explore": "play with a model in the browser",

@@ -21,6 +21,7 @@ from cascade.commands.shared.figures_of_images import (
 from cascade.commands.shared.figures_of_measurements import (
     draw_conditions,
     draw_failures,
+    draw_guidance,
     draw_reconstructions,
     draw_stability,
     draw_training,
@@ -35,6 +36,7 @@ FIGURES = {
     "failures": (draw_failures, "noisy reconstructions that failed, through training"),
     "conditions": (draw_conditions, "a stage's bits/dim given disturbed low images"),
     "stability": (draw_stability, "failed samples by temperature"),
+    "guidance": (draw_guidance, "samples, and how a classifier sees them, as guidance rises"),
     "training": (draw_training, "bits/dim through the training of every stage of a folder"),
     "samples": (draw_samples, "every stage's image; of several cascades, the same noise"),
     "versions": (draw_versions, "many high images for one low image"),
@@ -47,6 +49,7 @@ OF_LOGS = {"failures": "stage folders trained with watch_sigmas", "training": "a
 OF_SEVERAL = ("failures", "conditions", "samples", "stability")
 NUM: dict[str, tuple[Any, str]] = {
     "conditions": (256, "images"),
+    "guidance": (1000, "samples at each strength"),
     "interpolation": (3, "pairs of images"),
     "neighbours": (200, "samples; 8 are shown"),
     "reconstructions": (8, "images"),
@@ -56,9 +59,12 @@ NUM: dict[str, tuple[Any, str]] = {
     "versions": (4, "low images"),
     "walk": (9, "samples that walk"),
 }
-AT_TEMPERATURE = ("samples", "stability", "temperatures", "versions", "walk", "neighbours")
+AT_TEMPERATURE = (
+    "samples", "stability", "temperatures", "versions", "walk", "neighbours", "guidance"
+)  # fmt: skip
 OF_REAL_IMAGES = (
-    "reconstructions", "conditions", "stability", "versions", "interpolation", "neighbours"
+    "reconstructions", "conditions", "stability", "versions", "interpolation", "neighbours",
+    "guidance",
 )  # fmt: skip
 
 
@@ -119,6 +125,11 @@ def _add_cascade_arguments(figure: argparse.ArgumentParser, name: str) -> None:
         figure.add_argument("--values", type=numbers_of, default=default, help="of one stage")
     if name == "interpolation":
         figure.add_argument("--steps", type=cli.positive, default=9, help="images, ends included")
+    if name == "guidance":
+        default = "0,0.5,1,1.5,2,3"
+        figure.add_argument("--strengths", type=numbers_of, default=default)
+        epochs = "of the classifier that judges, on the training images"
+        figure.add_argument("--epochs", type=cli.positive, default=12, help=epochs)
     if name == "walk":
         figure.add_argument("--frames", type=cli.positive, default=48)
 

@@ -34,7 +34,9 @@ from cascade.figures.heatmap import save_heatmaps
 from cascade.likelihood import SampleCheck
 from cascade.stage import DTYPES
 from cascade.utils.distributed import spread
+from stages.labels import NO_LABEL
 
+LABEL_MODES = ("given", "marginal", "none")
 CHECKED = 16  # images that --check looks at
 
 
@@ -51,6 +53,7 @@ def main() -> None:
     cascade = cli.load_cascade(args, args.dtype)
     args.data = args.data or cascade.stages[-1].config.data.name
     source = open_source(cascade, args, args.data, args.split)
+    args.files = args.files and not cascade.given  # which hold all of an image
     if args.check:
         with cli.all_cores():
             check(cascade, source, args)
@@ -89,7 +92,7 @@ def score_all(
     records = Records.of(assemble(cascade, rows), source, indices, codecs)
     others = score(cascade, other, drawn(other, args.limit), protocol, args, state) if other else []
     looked_at = args.heatmap or args.variational
-    labels, whose = labels_of(cascade, records) if looked_at else (None, None)
+    labels, whose = labels_of(cascade, records, args.label_mode) if looked_at else (None, None)
     terms = bounds(cascade, source, records, labels, args, state) if args.variational else {}
     if not state.is_main_process:
         return
@@ -172,7 +175,7 @@ def parse() -> argparse.Namespace:
     processes.add_argument(parser)
     add_data_arguments(parser)
     parser.add_argument("--samples", type=cli.positive, default=1, help="dequantisation samples K")
-    parser.add_argument("--label-mode", choices=("given", "marginal"), default="marginal")
+    parser.add_argument("--label-mode", choices=LABEL_MODES, default="marginal")
     parser.add_argument(
         "--prior", choices=("uniform", "empirical"), default="uniform",
         help="probabilities of the classes that marginal sums over",
@@ -242,17 +245,22 @@ def label_treatment(
 ) -> tuple[str | None, tuple[float, ...] | None]:
     """How labels enter, and the classes' probabilities where they are not equal."""
     if not cascade.classes:
-        if args.label_mode == "given":
-            raise InputError("--label-mode given, but no stage of this cascade uses labels")
+        if args.label_mode != "marginal":
+            mode = args.label_mode
+            raise InputError(f"--label-mode {mode}, but no stage of this cascade uses labels")
         return None, None
     unlabelled = [stage.name for stage in cascade.stages if not stage.classes]
     if unlabelled:
         cli.say(f"labels are ignored by the unconditional {', '.join(unlabelled)}")
     if args.label_mode == "given" and args.compare:
         raise InputError("--compare needs --label-mode marginal: other images have no such labels")
+    if args.label_mode == "none" and not cascade.label_optional:
+        raise InputError("--label-mode none needs stages that were trained with label_dropout")
     if args.label_mode == "given" and source.labels is None:
         raise InputError(f"--label-mode given, but {args.data} has no labels of these classes")
-    if args.label_mode == "given" or args.prior == "uniform":
+    if args.label_mode == "none" and args.variational:
+        raise InputError("--variational is given labels: leave --label-mode none out")
+    if args.label_mode != "marginal" or args.prior == "uniform":
         return args.label_mode, None
     counts = next((s.record.counts for s in cascade.stages if s.record.counts), None)
     if counts is None:
@@ -346,10 +354,12 @@ def compare(
     return result
 
 
-def labels_of(cascade: Cascade, records: Records) -> tuple[Tensor | None, str | None]:
+def labels_of(cascade: Cascade, records: Records, mode: str) -> tuple[Tensor | None, str | None]:
     """The images' labels where they are known, else their most likely classes; and which it is."""
     if not cascade.classes:
         return None, None
+    if mode == "none":
+        return torch.full((len(records.indices),), NO_LABEL), "none"
     if records.labels is not None:
         return records.labels, "given"
     assert records.report.posterior is not None

@@ -40,6 +40,7 @@ def main() -> None:
     count = processes.wanted(args, args.device)
     cascade = cli.load_cascade(args)
     per_stage(temperature, len(cascade.stages))
+    cascade.check_guidance(args.guidance)
     cli.check_memory(4 * args.num * math.prod(cascade.shape), f"{args.num:,} samples")
     rows = class_rows(cascade, args.classes, args.num)
     labels: Any = rows and cascade.needed_labels(
@@ -75,6 +76,7 @@ def sample(
         "seed": args.seed,
         "temperature": temperature,
         "classes": args.classes,
+        "guidance": args.guidance,
         "device": torch.device(args.device).type,
         "chunk": cascade.chunk,
         "processes": state.num_processes,
@@ -100,6 +102,10 @@ def parse() -> argparse.Namespace:
         "--classes", help="draw these classes, a row each: cat,dog or 3,5 (default: all)"
     )
     parser.add_argument("--temperature", default="1.0", help="one number, or one a stage: 0.9,0.8")
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, metavar="W",
+        help="multiply what classes add: 0 is without labels, above 1 exaggerates them",
+    )  # fmt: skip
     parser.add_argument("--out", default="grid.png", help="picture to write")
     parser.add_argument("--npz", help="also write images (N, H, W, C) and labels to this file")
     parser.add_argument(
@@ -138,7 +144,7 @@ def draw(
 
     def rows_of(first: int, number: int) -> list[Tensor]:
         part = None if labels is None else labels[first : first + number]
-        result = cascade.draw(number, part, temperature, args.seed, first)
+        result = cascade.draw(number, part, temperature, args.seed, first, args.guidance)
         return [result.images[-1], result.finite.byte()[:, None], result.clipped]
 
     with Progress(console=cli.console, transient=True, disable=not state.is_main_process) as bar:

@@ -4,8 +4,10 @@ from cascade.config.reading import load_config, load_saved, save_config
 from cascade.config.schema import (
     KINDS,
     Augment,
+    ColourModel,
     Data,
     GlowModel,
+    InpaintModel,
     Model,
     SRFlowModel,
     StageConfig,
@@ -15,8 +17,10 @@ from cascade.config.schema import (
 __all__ = [
     "KINDS",
     "Augment",
+    "ColourModel",
     "Data",
     "GlowModel",
+    "InpaintModel",
     "Model",
     "SRFlowModel",
     "StageConfig",

@@ -75,6 +75,19 @@ class SRFlowModel(Model):
 
 
 @dataclass
+class ColourModel(SRFlowModel):
+    levels: int = 1
+    first: str = "mixture"
+
+
+@dataclass
+class InpaintModel(SRFlowModel):
+    levels: int = 1
+    first: str = "mixture"
+    hole: int = MISSING  # side of the square that is missing in training and in scoring
+
+
+@dataclass
 class Train:
     steps: int = MISSING  # may be left out, or null, beside seconds
     seconds: float | None = None  # process time after which training ends, if not by its steps
@@ -96,6 +109,7 @@ class Train:
     skip_limit: int = 10  # steps in a row that may be skipped, their gradient not being finite
     pretrain_steps: int = 0  # of an SRFlow's encoder alone, by super-resolution, before the others
     pretrain_lr: float = 2.0e-4
+    label_dropout: float = 0.0  # share of labels that are left out, so that they may be missing
     frozen_steps: int = 0  # first steps of the flow, in which the encoder stays as it is
     init_images: int = 512  # images that ActNorm is fitted to
     log_every: int = 20
@@ -132,8 +146,38 @@ class StageConfig:
 
     @property
     def upsamples(self) -> bool:
-        """Whether the stage makes images from ones of half their size: an SRFlow, not a Glow."""
+        """Whether the stage makes images from ones of half their size, as an SRFlow does."""
+        return self.conditional and not self.stands_alone
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the stage reads an image beside the one it models: it is anything but a Glow."""
         return isinstance(self.model, SRFlowModel)
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether the stage belongs to no cascade: what it is given is part of the image itself."""
+        return self.of_chroma or self.hole > 0
+
+    @property
+    def hole(self) -> int:
+        """The side of the square that the stage models, given the pixels around; 0 for none."""
+        return self.model.hole if isinstance(self.model, InpaintModel) else 0
+
+    @property
+    def share(self) -> float:
+        """The share of its flow's values that a stage models: all but those that it is given."""
+        return (self.hole / self.data.size) ** 2 if self.hole else 1.0
+
+    @property
+    def of_chroma(self) -> bool:
+        """Whether the stage models the chroma of images, given their luma."""
+        return isinstance(self.model, ColourModel)
+
+    @property
+    def label_optional(self) -> bool:
+        """Whether the stage has classes, and learns to do without labels."""
+        return bool(self.model.classes) and self.train.label_dropout > 0
 
     @property
     def has_mixture(self) -> bool:
@@ -146,4 +190,4 @@ class StageConfig:
         return self.upsamples and self.model.pyramid == "haar"
 
 
-KINDS = {"glow": GlowModel, "srflow": SRFlowModel}
+KINDS = {"glow": GlowModel, "srflow": SRFlowModel, "colour": ColourModel, "inpaint": InpaintModel}

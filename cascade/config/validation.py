@@ -35,6 +35,7 @@ LEAST = {
     "data.bits": 1,
     "data.resize": 1,
     "model.levels": 1,
+    "model.hole": 1,
     "model.steps": 0,
     "model.width": 1,
     "model.components": 1,
@@ -110,6 +111,7 @@ def check(config: StageConfig) -> None:
         ("train.ema", 0 <= train.ema < 1, "lie in [0, 1)"),
         ("seed", 0 <= config.seed < 2**63, "be a whole number from 0, below 2^63"),
         ("model.class_weight", 0 <= config.model.class_weight <= 1e6, "lie in [0, 10^6]"),
+        ("train.label_dropout", 0 <= train.label_dropout < 1, "lie in [0, 1)"),
         ("train.lr", 0 < train.lr <= 1000, "lie above 0, up to 1000"),
         ("train.weight_decay", 0 <= train.weight_decay <= 1000, "lie in [0, 1000]"),
         ("train.pretrain_lr", 0 < train.pretrain_lr <= 1000, "lie above 0, up to 1000"),
@@ -156,9 +158,19 @@ def _check_together(config: StageConfig) -> None:
     if below and Path(below).resolve() == Path(config.out).resolve():
         raise InputError("augment.previous is the stage below, not this one")
     if config.augment.previous and not config.upsamples:
-        raise InputError("augment.previous is for a stage that has one below it, not for a Glow")
-    if (train.pretrain_steps or train.frozen_steps) and not config.upsamples:
+        kind = config.model.kind
+        raise InputError(f"augment.previous is for a stage that has one below it, not for a {kind}")
+    if (train.pretrain_steps or train.frozen_steps) and (not config.conditional or config.hole):
         raise InputError("train.pretrain_steps and train.frozen_steps are for an SRFlow's encoder")
+    if config.hole > config.data.size:
+        raise InputError(f"model.hole={config.hole} is larger than data.size={config.data.size}")
+    if config.of_chroma and config.data.channels != 3:
+        raise InputError("model.kind=colour needs data.channels=3: grey images have no colours")
+    if config.stands_alone and not config.has_mixture:
+        kind = config.model.kind
+        raise InputError(f"model.kind={kind} is of integers: it needs model.first=mixture")
+    if train.label_dropout and not config.model.classes:
+        raise InputError("train.label_dropout leaves labels out: it needs model.classes")
     if train.start and train.pretrain_steps:
         raise InputError(
             "train.start brings a trained encoder: leave train.pretrain_steps out, or train.start"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,15 +13,19 @@ from torch import Tensor
 from cascade.config import StageConfig
 from cascade.data.sources import ImageSource
 from cascade.data.workers import made_ahead
-from cascade.transforms.coding import coding
+from cascade.transforms.coding import coding, condition
 from cascade.transforms.dequantise import centre, dequantise, reduce_bits
-from cascade.transforms.pyramid import halve, halve_to
+from cascade.transforms.pyramid import halve_to
 from cascade.utils.seeds import generator, uniform
+from stages.labels import NO_LABEL
 
 
 @dataclass
 class Batch:
-    """What the flow models (B, *shape), dequantised, clean low images or None, labels or None."""
+    """What the flow models (B, *shape), dequantised, clean low images or None, labels or None.
+
+    Of a stage of chroma a low image is the luma, see `cascade.transforms.coding.condition`.
+    """
 
     target: Tensor
     low: Tensor | None
@@ -94,6 +98,16 @@ class Batches:
         size = self.config.train.batch_size
         return self._indices(torch.arange(step * size, (step + 1) * size)).tolist()
 
+    def without_some_labels(self, batch: Batch, step: int) -> Batch:
+        """The batch of a step, ``train.label_dropout`` of its labels left out by chance."""
+        share, label = self.config.train.label_dropout, batch.label
+        if not share or label is None:
+            return batch
+        places = range(self.first, self.first + len(label))
+        sources = [generator("label", self.config.seed, step, place) for place in places]
+        left_out = torch.tensor([bool(uniform((), source) < share) for source in sources])
+        return replace(batch, label=label.masked_fill(left_out, NO_LABEL))
+
     def fixed(self, count: int) -> Batch:
         """The first ``count`` images of the first epoch, not flipped: the same on every process."""
         indices = self._indices(torch.arange(min(count, len(self.source))))
@@ -108,9 +122,8 @@ class Batches:
             flipped = torch.tensor([uniform((), source) < 0.5 for source in sources])
             images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         high = halve_to(images, data.size, data.bits, model.pyramid)
-        low = None
-        if self.config.upsamples:
-            low = centre(halve(high, data.bits, model.pyramid), bits=data.bits)
+        given = condition(self.config, high, sources)
+        low = None if given is None else centre(given, bits=data.bits)
         values = self.coding.values(high)
         noise = torch.stack([uniform(values.shape[1:], source) for source in sources])
         known: Any = self.source.labels

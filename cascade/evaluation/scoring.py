@@ -23,14 +23,15 @@ from cascade.utils.files import naming
 from cascade.utils.lock import Lock
 from cascade.utils.non_finite import NotFinite
 from stages import InputError
+from stages.labels import NO_LABEL
 
 
 @dataclass(frozen=True)
 class Protocol:
     """How images are scored: K dequantisation ``samples``, their seed, and how labels enter.
 
-    ``label_mode`` is given, marginal, or None for a cascade without classes; ``prior`` holds the
-    classes' probabilities under marginal, equal ones if None.
+    ``label_mode`` is given, marginal, none (stages are to do without), or None for a cascade
+    without classes; ``prior`` holds the classes' probabilities under marginal, equal ones if None.
     """
 
     samples: int = 1
@@ -168,6 +169,8 @@ def _score(
     sizes = compressing.start(images) if compressing else ({} for _ in images)
     known: Any = source.labels
     labels = known[indices] if protocol.label_mode == "given" else None
+    if protocol.label_mode == "none":
+        labels = torch.full((len(indices),), NO_LABEL)
     prior = None if protocol.prior is None else torch.tensor(protocol.prior)
     try:
         nats, posterior = cascade.stage_log_probs(

@@ -98,6 +98,15 @@ class Photo:
             made.putalpha(alpha.resize(made.size, Image.Resampling.BICUBIC))
         return Photo(made, self.kept)
 
+    def recoloured(self, pixels: Tensor) -> Photo:
+        """This photo with the ``pixels`` uint8 (3, h, w) in place of its own; alpha is kept."""
+        made = _image(pixels)
+        if self.picture.mode.endswith("A"):
+            made.putalpha(self.picture.getchannel("A"))
+        grey = self.picture.mode.startswith("L")  # whose profile is of no colours
+        kept = {k: v for k, v in self.kept.items() if not (grey and k == "icc_profile")}
+        return Photo(made, kept)
+
     def save(self, file: str | Path) -> None:
         """Write the photo, whole or not at all, as one of `FORMATS`."""
         options = FORMATS[Path(file).suffix[1:]].options

@@ -43,7 +43,7 @@ class HeldOut:
         result = []
         for inputs, _ in self._parts():
             result.append(density_bpd(flow.log_prob(*inputs), inputs[0], self.config.data.bits))
-        return torch.cat(result).mean().item()
+        return torch.cat(result).mean().item() / self.config.share
 
     @torch.no_grad()
     def l1(self, module: nn.Module) -> float:

@@ -27,16 +27,25 @@ def write_card(config: StageConfig, images: StageData, flow: Flow) -> None:
     held_out = images.held_out
     what = "Haar details" if config.of_details else "images"
     given = f" given {data.size // 2}x{data.size // 2} ones" * config.upsamples
+    if config.of_chroma:
+        what, given = "chroma", " given luma"
+    if config.hole:
+        what, given = "images", f" with a hole of {config.hole}x{config.hole}"
     parameters = sum(p.numel() for p in flow.parameters())
     pictures = sorted((folder / "samples").glob("*.png"))
     shown = f"![samples](samples/{pictures[-1].name})\n\n" if pictures else ""
     asked = ", given the real images of half the size" * config.upsamples
+    asked += ", given their luma" * config.of_chroma
+    asked += f", of {config.hole}x{config.hole} pixels given those around" * bool(config.hole)
     asked += ", labels given" * bool(model.classes)
     noise = f"one draw\nof {model.dequantise} dequantisation noise"
     noise = "without dequantisation" if flow.exact else noise
     weights = "averaged" if config.train.ema else "last"
     facts = {**_training(config, images), "held out": f"{held_out.bpd(flow):.4f} bits/dim"}
     table = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
+    elsewhere = " It is not the cascade's figure: for\n"
+    elsewhere += "that, run `csrflow likelihood` on the cascade's folder."
+    elsewhere *= not config.stands_alone
     command = shlex.join([str(folder / "config.yaml"), f"out={folder}-again"])
     text = f"""# {folder.name}
 
@@ -48,8 +57,7 @@ A {model.kind} of {data.size}x{data.size} {what}{given}, {parameters:,} paramete
 {table}
 
 Held out: this stage's own bits/dim of {len(held_out.batch.target)} images of the \
-{held_out.split} split{asked}, {noise}, {weights} weights. It is not the cascade's figure: for
-that, run `csrflow likelihood` on the cascade's folder.
+{held_out.split} split{asked}, {noise}, {weights} weights.{elsewhere}
 
 `model.safetensors` holds the weights to use, `best.safetensors` those that did best on held-out
 images, `config.yaml` every setting. To train it again:
@@ -76,8 +84,9 @@ def _training(config: StageConfig, images: StageData) -> dict[str, str]:
         f"precision {train.precision}, {skipped} steps skipped as not finite",
     }
     if train.pretrain_steps or train.frozen_steps:
+        alone = "guessing chroma" if config.of_chroma else "super-resolution"
         facts["encoder"] = (
-            f"{train.pretrain_steps:,} steps of super-resolution before, then frozen for the "
+            f"{train.pretrain_steps:,} steps of {alone} before, then frozen for the "
             f"first {train.frozen_steps:,}"
         )
     if train.start:

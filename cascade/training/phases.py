@@ -1,8 +1,8 @@
 """What a stage trains, one phase after another, and what each phase minimises.
 
-An SRFlow's encoder may first be trained alone, as a super-resolution net (``encoder``), then stay
-as it is while the flow is trained around it (``frozen``), then be trained along (``all``), as any
-Glow is from the start.
+An SRFlow's encoder may first be trained alone, as a super-resolution net, or as one that guesses
+chroma from luma (``encoder``), then stay as it is while the flow is trained around it (``frozen``),
+then be trained along (``all``), as any Glow is from the start.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from cascade.data.batches import Batch
 from cascade.transforms.dequantise import density_bpd
 from stages import Flow
 from stages.encoder import SuperResolution
+from stages.labels import NO_LABEL
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ def phases(config: StageConfig) -> list[Phase]:
 
 
 def super_resolution(flow: Flow, config: StageConfig) -> SuperResolution:
-    """The net that trains a flow's encoder: it predicts what the flow models."""
-    doubles = config.model.pyramid == "bicubic"
+    """The net that trains a flow's encoder: it predicts what the flow models, chroma too."""
+    doubles = config.upsamples and config.model.pyramid == "bicubic"
     return SuperResolution(flow.encoder, flow.shape[0], doubles)
 
 
@@ -56,17 +57,26 @@ def flow_loss(
     """Bits/dim, plus the weighted loss of the class read-out where there are classes."""
     model = config.model
     nats, logits = module(*batch.parts)
-    bpd = density_bpd(nats, batch.target, config.data.bits).mean()
+    bpd = density_bpd(nats, batch.target, config.data.bits).mean() / config.share
     class_loss = bpd.new_zeros(())
     if logits is not None:
         assert batch.label is not None
-        class_loss = classification(logits, batch.label, model.class_loss)
+        label = batch.label
+        if config.train.label_dropout:
+            known = label != NO_LABEL
+            logits, label = logits[known], label[known]
+        class_loss = classification(logits, label, model.class_loss)
     result = {"bpd": bpd.detach(), "class_loss": class_loss.detach()}
     return bpd + model.class_weight * class_loss, result
 
 
 def classification(logits: Tensor, label: Tensor, kind: str) -> Tensor:
-    """The loss on the class read-out: binary (the thesis) or softmax (Glow) cross-entropy."""
+    """The loss on the class read-out: binary (the thesis) or softmax (Glow) cross-entropy.
+
+    0 for no images.
+    """
+    if not len(label):
+        return logits.sum()  # as a function of the read-out, whose gradients DDP waits for
     if kind == "softmax":
         return F.cross_entropy(logits, label)
     one_hot = F.one_hot(label, logits.shape[1]).to(logits.dtype)

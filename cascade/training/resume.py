@@ -15,7 +15,14 @@ RESUMED_AS_IT_WAS = {
     "data": ["name", "size", "channels", "split", "bits", "flip", "resize"],
     "model": [],  # all of it
     "augment": [],
-    "train": ["batch_size", "optimizer", "pretrain_steps", "frozen_steps", "start"],
+    "train": [
+        "batch_size",
+        "optimizer",
+        "pretrain_steps",
+        "frozen_steps",
+        "label_dropout",
+        "start",
+    ],
 }
 
 

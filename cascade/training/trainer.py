@@ -208,7 +208,8 @@ class Trainer:
     def _train_step(self, batch: Batch) -> dict[str, Any] | None:
         """One step of the optimiser; None if it was skipped, its gradient not being finite."""
         rate = self.learner.set_rate(self.step, self.progress.seconds)
-        batch = self._disturbed(batch).to(self.accelerator.device)
+        batch = self.batches.without_some_labels(self._disturbed(batch), self.step)
+        batch = batch.to(self.accelerator.device)
         metrics, norm = self.learner.backward(batch)
         if self.processes.any(not (sum(metrics.values()) + norm).isfinite()):
             self._skip(batch)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from cascade.config import StageConfig
-from cascade.transforms import haar
+from cascade.transforms import colour, haar
 from cascade.transforms.dequantise import centre, dequantise, integers
-from cascade.utils.seeds import image_noise
+from cascade.transforms.pyramid import halve
+from cascade.utils.seeds import generator, image_digest, image_noise
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Coding(ABC):
 
     @abstractmethod
     def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The image whose values' bins hold y, given the low image of half the size.
+        """The image whose values' bins hold y, given what `condition` gives of it.
 
         Values that no image has are clipped; how many of each row's were, (B,), comes second.
         What is not finite is clipped too, to the middle value where it is not a number.
@@ -108,6 +110,27 @@ class RowDetails(Details):
     reaches = (1, 1, 1)
 
 
+class Chroma(Coding):
+    """Chroma (B, 2, H, W) of images (B, 3, H, W), see `cascade.transforms.colour`, up by 2ⁿ⁻¹.
+
+    So y = (d + u)/2ⁿ for a chroma value d, within ±1. Clipping never changes luma.
+    """
+
+    span = 2.0
+
+    def values(self, image: Tensor) -> Tensor:
+        return colour.split(image)[1] + 2 ** (self.bits - 1)
+
+    def image(self, y: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
+        values = integers(y, self.bits)
+        assert low is not None  # chroma is always given luma
+        image = colour.join(low, values - 2 ** (self.bits - 1), self.bits)
+        return image, _changed(self.values(image), values, y)
+
+    def out_of_range(self, y: Tensor) -> Tensor:
+        return _out_of_range(y, 1)
+
+
 def _changed(one: Tensor, two: Tensor, y: Tensor) -> Tensor:
     return ((one != two) | ~y.isfinite()).flatten(1).sum(1)
 
@@ -120,6 +143,53 @@ def _out_of_range(y: Tensor, reach: float) -> Tensor:
 
 def coding(config: StageConfig) -> Coding:
     """What a stage of this configuration models."""
+    if config.of_chroma:
+        return Chroma(config.data.bits)
     if not config.of_details:
         return Pixels(config.data.bits)
     return (RowDetails if config.has_mixture else Details)(config.data.bits)
+
+
+def condition(
+    config: StageConfig, image: Tensor, sources: Sequence[torch.Generator] | None = None
+) -> Tensor | None:
+    """What a stage is given of integer images (B, C, H, W) that it models, themselves images.
+
+    The image of half the size, its luma, or the image with a hole (see `with_hole`), of which each
+    one's generator among ``sources`` draws the place, or, without, the image itself decides it;
+    None where a stage is given nothing.
+    """
+    if config.hole:
+        places = sources or [generator("hole", image_digest(one)) for one in image.cpu()]
+        holes = [square(config.data.size, config.hole, source) for source in places]
+        return with_hole(image, torch.stack(holes).to(image.device), config.data.bits)
+    if config.upsamples:
+        return halve(image, config.data.bits, config.model.pyramid)
+    return colour.split(image)[0] if config.of_chroma else None
+
+
+def with_hole(image: Tensor, hole: Tensor, bits: int = 8) -> Tensor:
+    """Integer images (B, C, H, W) of which pixels are missing, and one more channel, the mask.
+
+    ``hole`` (B, H, W) says which: they become 2ⁿ⁻¹. The mask is 2ⁿ − 1 where a pixel is given, 0
+    in the hole, like the alpha channel of a picture.
+    """
+    hole = hole[:, None]
+    mask = torch.where(hole, 0, 2**bits - 1).to(image.dtype)
+    return torch.cat([image.masked_fill(hole, 2 ** (bits - 1)), mask], dim=1)
+
+
+def square(size: int, side: int, source: torch.Generator) -> Tensor:
+    """Where in an image (``size``, ``size``) a square hole is, whose place is drawn; bool."""
+    top, left = torch.randint(size - side + 1, (2,), generator=source).tolist()
+    hole = torch.zeros(size, size, dtype=torch.bool)
+    hole[top : top + side, left : left + side] = True
+    return hole
+
+
+def condition_shape(config: StageConfig) -> tuple[int, int, int] | None:
+    """The shape (C, h, w) of what a stage's encoder reads, None for a Glow."""
+    data = config.data
+    size = data.size // 2 if config.upsamples else data.size
+    channels = 1 if config.of_chroma else data.channels + bool(config.hole)
+    return (channels + config.augment.condition, size, size) if config.conditional else None

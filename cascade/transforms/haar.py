@@ -15,11 +15,12 @@ from torch import Tensor
 from stages.integers.support import reach, unlift
 
 
-def _lift(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def lift(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """l and h of pairs (a, b), the inverse of `unlift`."""
     return (a + b) >> 1, a - b
 
 
-def _within_reach(high: Tensor, low: Tensor, bits: int) -> Tensor:
+def within_reach(high: Tensor, low: Tensor, bits: int) -> Tensor:
     """``high`` clipped to ± `reach`: then both values of the pair fit n bits."""
     largest = reach(low, bits)
     return high.clamp(-largest, largest)
@@ -32,10 +33,10 @@ def split(image: Tensor, rows: bool = False) -> tuple[Tensor, Tensor]:
     by ``rows``, lh and the upper and the lower row's own h, of which hl and hh are the transform.
     """
     x = image.to(torch.int32)
-    low, high = _lift(x[..., 0::2], x[..., 1::2])
-    ll, lh = _lift(low[..., 0::2, :], low[..., 1::2, :])
+    low, high = lift(x[..., 0::2], x[..., 1::2])
+    ll, lh = lift(low[..., 0::2, :], low[..., 1::2, :])
     pair = high[..., 0::2, :], high[..., 1::2, :]
-    details = torch.cat([lh, *(pair if rows else _lift(*pair))], dim=-3)
+    details = torch.cat([lh, *(pair if rows else lift(*pair))], dim=-3)
     return ll.to(torch.uint8), details.to(torch.int16)
 
 
@@ -47,11 +48,11 @@ def join(low: Tensor, details: Tensor, bits: int = 8, rows: bool = False) -> Ten
     """
     ll = low.to(torch.int32)
     lh, upper, lower = details.to(torch.int32).chunk(3, dim=-3)
-    lows = unlift(ll, _within_reach(lh, ll, bits))
+    lows = unlift(ll, within_reach(lh, ll, bits))
     highs = (upper, lower) if rows else unlift(upper, lower)
     lines = []
     for row_low, row_high in zip(lows, highs, strict=True):
-        pair = unlift(row_low, _within_reach(row_high, row_low, bits))
+        pair = unlift(row_low, within_reach(row_high, row_low, bits))
         lines.append(torch.stack(pair, dim=-1).flatten(-2))
     return torch.stack(lines, dim=-2).flatten(-3, -2).to(torch.uint8)
 

@@ -21,6 +21,7 @@ from stages.errors import InputError
 from stages.integers.bins import Bins, Components, Group
 from stages.integers.parameters import ParameterNet, first_half, near, positions
 from stages.integers.support import Support
+from stages.labels import ClassTable
 
 SHARPEST = 0.02  # scale of a logistic, in integers: sharper than a bin
 MIN_LOG_SCALE = math.log(SHARPEST)
@@ -93,8 +94,7 @@ class LogisticMixture(Bijection):
         self.project = nn.Conv2d(features or 2, len(shapes) * width, 3, padding=1)
         self.labels: Any = None
         if classes:
-            self.labels = nn.Embedding(classes, len(shapes) * width)
-            nn.init.zeros_(self.labels.weight)
+            self.labels = ClassTable(classes, len(shapes) * width)
         self.nets = nn.ModuleList(ParameterNet(v, width, settings.blocks, o) for v, o in shapes)
         places, full = (torch.arange(count) + 0.5) / count, 2.0**support.bits
         if support.relative:  # from as narrow as a bin to as wide as a fair part of the range
@@ -118,12 +118,12 @@ class LogisticMixture(Bijection):
         Args:
             hidden: what `hidden` gives.
             like: the images (n·B, C, h, w) that will be mapped, or noise of their shape.
-            low: low images, with C channels, (B, C, h, w).
-            label: classes (n·B,), if the nets read them.
+            low: low images, with C channels, (B, C, h, w), or what else the support is given.
+            label: labels of n·B images, see `ClassTable`, if the nets read them.
         """
         shared: Cond = (hidden,)
         if low is not None:
-            low = low[:, : self.channels]
+            low = low[:, : self.support.given(self.channels)]
             shared = (hidden, low, self.support.anchors(low))
         hidden, *rest = repeat_condition(shared, like)
         if self.labels is not None:

@@ -70,6 +70,10 @@ class Support(ABC):
         They are (B, C, h, w), or (), on the device of ``like``.
         """
 
+    def given(self, channels: int) -> int:
+        """Channels of the low image of values of so many channels."""
+        return channels
+
     @abstractmethod
     def anchors(self, low: Tensor) -> Tensor:
         """What values are near, (B, groups·C, h, w)."""
@@ -104,6 +108,38 @@ class PixelSupport(Support):
         return F.pixel_unshuffle(middles - 0.5, 2)
 
 
+class HoleSupport(PixelSupport):
+    """Pixels of an image of which some are given: those have one possible value, the given one.
+
+    So log P of a given pixel is 0, whatever the mixture, and the sum over all pixels is the
+    log-probability of the others: each given all that are given, and those of the groups before its
+    own. The low image is the image with one more channel, above 0 where a pixel is given, squeezed
+    as the values are, (B, 4C + 4, h, w).
+    """
+
+    def __init__(self, bits: int):
+        super().__init__(bits, relative=False)
+
+    def given(self, channels: int) -> int:
+        return 4 * (channels + 1)
+
+    def bounds(
+        self, known: Sequence[Tensor], low: Tensor | None, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        assert low is not None  # or nothing is given
+        least, greatest = super().bounds(known, low, like)
+        image, mask = low[:, :-4], low[:, -4:]
+        value = self.split(torch.floor(image * 2**self.bits))[len(known)]
+        given = self.split(mask)[len(known)] > 0
+        least, greatest = (
+            torch.where(given, value, bound.to(value)) for bound in (least, greatest)
+        )
+        return least, greatest
+
+    def anchors(self, low: Tensor) -> Tensor:
+        return torch.zeros_like(low[:, :-4])
+
+
 class DetailSupport(Support):
     """Haar details: the row means' lh, then the upper and the lower row's own h.
 
@@ -111,7 +147,7 @@ class DetailSupport(Support):
     hl, hh the range of one value would depend on the others.)
     """
 
-    groups = 3
+    groups: int = 3
     relative = True
 
     def __init__(self, bits: int):
@@ -119,7 +155,7 @@ class DetailSupport(Support):
         self.doublings = bits + 1
 
     def split(self, values: Tensor) -> list[Tensor]:
-        return list(values.chunk(3, dim=1))
+        return list(values.chunk(self.groups, dim=1))
 
     def join(self, groups: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(groups), dim=1)
@@ -133,9 +169,27 @@ class DetailSupport(Support):
         assert low is not None  # or there are no details
         mean = torch.floor((low + 0.5) * 2**self.bits).to(torch.int32)
         if known:
-            mean = unlift(mean, known[0].to(torch.int32))[len(known) - 1]
+            mean = unlift(mean, known[0].to(torch.int32))[self._next(len(known))]
         largest = reach(mean, self.bits).to(low.dtype)
         return -largest, largest
 
     def anchors(self, low: Tensor) -> Tensor:
-        return torch.zeros_like(low).repeat(1, 3, 1, 1)
+        return torch.zeros_like(low).repeat(1, self.groups, 1, 1)
+
+    def _next(self, known: int) -> int:
+        """Which value of the first pair is the mean of the pair whose h comes next."""
+        return known - 1
+
+
+class ChromaSupport(DetailSupport):
+    """Chroma given luma: Cg, then Co of YCoCg-R, at the resolution of the luma.
+
+    Luma is the mean of green and of another mean t, that of red and blue; Cg and Co are the pairs'
+    h. So Cg is within the reach of luma, and Co within that of t, which luma and Cg determine.
+    Source: Malvar and Sullivan, YCoCg-R (2003), JVT-I014r3, see `cascade.transforms.colour`.
+    """
+
+    groups = 2
+
+    def _next(self, known: int) -> int:
+        return 1

@@ -11,12 +11,14 @@ from conftest import ROOT, run_tool
 from cascade.commands import (
     COMMANDS,
     bench,
+    colour,
     compress,
     decompress,
     evaluate,
     explore,
     features,
     figures,
+    inpaint,
     likelihood,
     main,
     sample,
@@ -27,8 +29,8 @@ from cascade.commands import (
 )
 from cascade.commands.shared.interrupt import INTERRUPTED
 
-MODULES = [bench, compress, decompress, evaluate, explore, features, figures, likelihood, sample]
-MODULES += [tables, train, upscale, versus]
+MODULES = [bench, colour, compress, decompress, evaluate, explore, features, figures, inpaint]
+MODULES += [likelihood, sample, tables, train, upscale, versus]
 
 
 def csrflow(*words: str) -> subprocess.CompletedProcess:

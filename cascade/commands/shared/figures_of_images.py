@@ -60,6 +60,8 @@ def draw_samples(args: argparse.Namespace) -> list[Row]:
 
 def draw_versions(args: argparse.Namespace) -> list[Row]:
     cascade = load(args.runs[0], args)
+    if cascade.given:
+        return _draw_completions(cascade, args)
     size = args.low or cascade.stages[0].shape[1]
     place = level_of(cascade, size)
     if args.drawn:
@@ -88,6 +90,31 @@ def draw_versions(args: argparse.Namespace) -> list[Row]:
             "grey_levels_from_low": off[n].mean().item(),
         }
         for n in range(len(low))
+    ]
+
+
+def _draw_completions(cascade: Cascade, args: argparse.Namespace) -> list[Row]:
+    """Versions of images of which a part is given."""
+    if args.low or args.drawn:
+        raise InputError(f"--low and --drawn are for cascades: this stage is given {cascade.given}")
+    images, labels = real_images(cascade, args, args.num)
+    given = cascade.stages[0].condition(reduce_bits(images, cascade.bits))
+    assert given is not None
+    given = expand_bits(given, cascade.bits)
+    (result,) = versions(cascade, given, args.each, labels, args.temperature, args.seed)
+    spread = result.double().std(1, correction=0)
+    white = (2 * spread).round().to(torch.uint8)
+    names = [cascade.given, *(f"version {i + 1}" for i in range(args.each)), "spread", "real"]
+    rows = [
+        [given[n, : images.shape[1]], *result[n], white[n], images[n]] for n in range(len(images))
+    ]  # fmt: skip
+    title = "versions; spread: deviation of pixels, white is 127.5 grey levels"
+    save_sheet([Block(title, rows, names)], args.out)
+    nats = cascade.stage_log_probs(images, labels, seed=args.seed)[0]
+    bpd = cascade.report(nats).image_bpd
+    return [
+        {"image": n, "spread": spread[n].mean().item(), "bpd": bpd[n].item()}
+        for n in range(len(images))
     ]
 
 

@@ -6,8 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cascade import InputError
-from cascade.commands.shared.images import load, real_images
+from cascade.classifier.judging import judge
+from cascade.classifier.training import Schedule, train
+from cascade.commands.shared import cli
+from cascade.commands.shared.images import labelled, load, real_images
 from cascade.evaluation.robustness import conditional_bpd, reconstructions, round_trip, stability
 from cascade.figures import plots
 from cascade.figures.sheets import Block, save_sheet
@@ -33,6 +38,37 @@ def draw_reconstructions(args: argparse.Namespace) -> list[Row]:
         {"stage": f.stage, "scaling": args.scaling, "sigma": sigma, "grey_levels": d, "exploded": e}
         for f in result
         for sigma, d, e in zip(f.sigmas, f.distance, f.exploded, strict=True)
+    ]
+
+
+def draw_guidance(args: argparse.Namespace) -> list[Row]:
+    cascade = load(args.runs[0], args)
+    for strength in args.strengths:
+        cascade.check_guidance(strength)
+    if args.num < 2 * cascade.classes:
+        raise InputError(f"--num {args.num} is less than two of each of {cascade.classes} classes")
+    known = {split: labelled(cascade, args.data, split) for split in ("train", args.split)}
+    net = train(
+        known["train"], Schedule(args.epochs), cli.device_of(args), lambda step, right: None
+    )
+    real = known[args.split]
+    assert real.labels is not None  # or `labelled` refuses it
+    rows, judged = [], {"real": judge(net, real.read(torch.arange(len(real))), real.labels)}
+    for strength in args.strengths:
+        draw = cascade.draw(args.num, None, args.temperature, args.seed, guidance=strength)
+        assert draw.labels is not None
+        judged[f"{strength:g}"] = judge(net, draw.images[-1], draw.labels)
+        rows.append(draw.images[-1][: cascade.classes])
+    strengths = [f"w = {strength:g}" for strength in args.strengths]
+    title = "the same noise, w times what classes add"
+    save_sheet([Block(title, rows, cascade.class_names, strengths)], args.out)
+    return [
+        {
+            "guidance": name,
+            "accuracy": found.accuracy,
+            "diversity": found.diversity / judged["real"].diversity,
+        }
+        for name, found in judged.items()
     ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from cascade import Cascade, InputError
 from cascade.commands.shared import cli
 from cascade.data.named import open_images
-from cascade.data.sources import ImageSource
+from cascade.data.sources import ArrayImages, ImageSource
 from cascade.data.splits import SPLITS, labels_by_name
 from cascade.data.stage_images import check_images, version
 from cascade.utils.seeds import generator
@@ -62,6 +62,17 @@ def open_data(cascade: Cascade, name: str | None, split: str) -> ImageSource:
     source = open_images(name, split, channels, data.resize, data.skip_bad, data.root, data.cache)
     check_images(cascade.stages[-1].name, size, name, source.shape)
     return source
+
+
+def labelled(cascade: Cascade, name: str | None, split: str) -> ArrayImages:
+    """All images of a split at the cascade's size, with labels of its classes."""
+    source = open_data(cascade, name, split)
+    labels: Any = labels_by_name(source, cascade.named_classes, cascade.classes)
+    if labels is None:
+        name = name or cascade.stages[-1].config.data.name
+        raise InputError(f"{name} has no labels of the cascade's classes")
+    images = cascade.resize(source.read(torch.arange(len(source))))
+    return ArrayImages(images, labels, cascade.class_names)
 
 
 def choose(source: ImageSource, count: int, seed: int) -> Tensor:

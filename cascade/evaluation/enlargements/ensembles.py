@@ -41,13 +41,14 @@ def versions(
 ) -> list[Tensor]:
     """``count`` high images of each low one, uint8 (N, count, C, h, w) for every stage above it.
 
-    ``low`` is uint8 (N, C, h, w), of a size that some stage makes but the last; ``temperature`` is
-    one number, or one for each stage of the whole cascade. A version depends on its low image,
-    label, temperature, seed and number alone. All low images share the noise of each number
-    0..count − 1, unless ``first`` is given: those of the k-th have the numbers from first + k·count
-    on, and no two share any. Raises `InputError` where none is finite.
+    ``low`` is uint8 (N, C, h, w), of a size that some stage makes but the last, or the part of an
+    image that a stage is given which stands alone; ``temperature`` is one number, or one for each
+    stage of the whole cascade. A version depends on its low image, label, temperature, seed and
+    number alone. All low images share the noise of each number 0..count − 1, unless ``first`` is
+    given: those of the k-th have the numbers from first + k·count on, and no two share any. Raises
+    `InputError` where none is finite.
     """
-    start = level_of(cascade, low.shape[-1]) + 1
+    start = 0 if cascade.given else level_of(cascade, low.shape[-1]) + 1
     labels = cascade.needed_labels(labels, len(low))
     labels = None if labels is None else labels.repeat_interleave(count)
     temperatures = per_stage(temperature, len(cascade.stages))

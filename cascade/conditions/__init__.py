@@ -1,0 +1,1 @@
+"""Stages that complete an image of which a part is given: colours for luma, holes."""
