@@ -21,6 +21,7 @@ from cascade.commands import (
     inpaint,
     likelihood,
     main,
+    pristine,
     sample,
     tables,
     train,
@@ -30,7 +31,7 @@ from cascade.commands import (
 from cascade.commands.shared.interrupt import INTERRUPTED
 
 MODULES = [bench, colour, compress, decompress, evaluate, explore, features, figures, inpaint]
-MODULES += [likelihood, sample, tables, train, upscale, versus]
+MODULES += [likelihood, pristine, sample, tables, train, upscale, versus]
 
 
 def csrflow(*words: str) -> subprocess.CompletedProcess:

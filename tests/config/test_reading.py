@@ -13,9 +13,11 @@ from cascade.training.phases import classification
 from cascade.transforms.dequantise import density_bpd
 from stages import InputError, InputWarning, StageLoss, initialise
 
-CONFIGS = [file for file in sorted(ROOT.glob("configs/*/*.yaml")) if file.parent.name != "tables"]
+OTHERS = ("tables", "versus")  # of several stages
+CONFIGS = [file for file in sorted(ROOT.glob("configs/*/*.yaml")) if file.parent.name not in OTHERS]
 GLOW8 = ROOT / "configs" / "mnist5k" / "glow8.yaml"
-THINNER = {"glow": ["model.steps=1"], "srflow": ["model.steps=1", "model.encoder_blocks=2"]}
+THIN = ["model.steps=1", "model.encoder_blocks=2"]
+THINNER = {"glow": THIN[:1], "srflow": THIN, "colour": THIN, "inpaint": THIN}
 
 
 @pytest.mark.parametrize("classes", [0, 10])
@@ -25,7 +27,9 @@ def test_shipped_config_builds_and_takes_a_step(path, classes):
     config = load_config(path, [*THINNER[kind], f"model.classes={classes}"])
     loss = StageLoss(build(config))
     high = torch.rand(2, *loss.flow.shape) - 0.5
-    low = torch.rand(2, loss.flow.shape[0], config.data.size // 2, config.data.size // 2) - 0.5
+    channels, size = config.data.channels, config.data.size
+    given = {"colour": (1, size, size), "inpaint": (channels + 1, size, size)}
+    low = torch.rand(2, *given.get(kind, (channels, size // 2, size // 2))) - 0.5
     label = torch.tensor([0, 1]) if classes else None
     initialise(loss, high, low, label)
     optimizer = optimiser(loss, config.train)

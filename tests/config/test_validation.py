@@ -11,11 +11,15 @@ from cascade.config.validation import CHOICES, LEAST, MOST, check
 from stages import InputError
 
 SRF16 = ROOT / "configs" / "mnist5k-haar" / "srf16.yaml"
+HOLES = ROOT / "configs" / "inpaint" / "mnist5k.yaml"
 
 
 def having(key: str, value: object) -> StageConfig:
-    """An SRFlow's configuration, which a mixture comes first in, with one setting changed."""
-    config = load_config(SRF16, ["model.steps=1"])
+    """An SRFlow's configuration, which a mixture comes first in, with one setting changed.
+
+    For what only a stage of holes has, that of one.
+    """
+    config = load_config(HOLES if key == "model.hole" else SRF16, ["model.steps=1"])
     section, name = key.split(".")
     assert hasattr(getattr(config, section), name), key
     setattr(getattr(config, section), name, value)
