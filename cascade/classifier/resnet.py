@@ -31,7 +31,13 @@ def feature_net(channels: int, width: int = 24) -> nn.Sequential:
 
 
 def _shortcut(inner: int, outer: int, stride: int) -> nn.Module | None:
-    """What a block adds its result to, where that is not the block's input itself."""
+    """What a block adds its result to, where that is not the block's input itself.
+
+    Pixels are averaged before the 1×1 convolution, which none is then left out of (He et al., 2019,
+    Bag of tricks, section 4.2, https://arxiv.org/abs/1812.01187). A 1×1 convolution that strides
+    overruns memory in some builds of torch for CPUs, where it has few channels.
+    """
     if inner == outer:
         return None
-    return nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
+    mean = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+    return nn.Sequential(mean, nn.Conv2d(inner, outer, 1, bias=False), nn.BatchNorm2d(outer))
