@@ -25,7 +25,8 @@ from cascade.training.trainer import Trainer
 from cascade.utils.tensors import read_tensors
 from stages import InputError
 
-CONFIGS = [file for file in sorted(ROOT.glob("configs/*/*.yaml")) if file.parent.name != "tables"]
+OTHERS = ("tables", "versus")  # of several stages
+CONFIGS = [file for file in sorted(ROOT.glob("configs/*/*.yaml")) if file.parent.name not in OTHERS]
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
 FEW = [*TINY, "train.steps=3", "train.init_images=64", "train.validate_images=16"]
 

@@ -222,11 +222,12 @@ def check_outputs(files: Sequence[str | None], force: bool) -> None:
             raise InputError(f"{file} exists; pass --force to overwrite it")
     places: dict[Path, str] = {}
     for file in given:
-        other = places.setdefault(Path(file).resolve(), file)
-        if other is not file:
+        place = Path(file).resolve()
+        if place in places:
             raise InputError(
-                f"{other} and {file} are one file: give every output a name of its own"
+                f"{places[place]} and {file} are one file: give every output a name of its own"
             )
+        places[place] = file
     for place, file in places.items():
         outer = next((places[folder] for folder in place.parents if folder in places), None)
         if outer:
