@@ -40,9 +40,7 @@ def load_saved(folder: Path) -> StageConfig:
 
 
 def _read(path: Path, overrides: Sequence[str], saved: bool = False) -> StageConfig:
-    for override in overrides:
-        if "=" not in override:
-            raise InputError(f"{override!r} is not of the form key=value")
+    _check_overrides(overrides)
     try:
         given, changes = read_yaml(path), OmegaConf.from_dotlist(list(overrides))
         written = given.get("format", 1 if saved else FORMAT)
@@ -72,7 +70,7 @@ def _read(path: Path, overrides: Sequence[str], saved: bool = False) -> StageCon
         raise InputError(f"no configuration file {path}; those that are shipped: {names}") from None
     except (ConfigKeyError, MissingMandatoryValue) as error:
         known = StageConfig(model=KINDS[kind]())
-        raise InputError(f"{path}: {explain(error, known, f'a {kind} stage')}") from None
+        raise InputError(f"{path}: {_explain(error, known, f'a {kind} stage')}") from None
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: {first_line(error)}") from None
     check(config)
@@ -103,7 +101,36 @@ def save_config(config: StageConfig, path: Path) -> None:
         OmegaConf.save(OmegaConf.structured(config), aside)
 
 
-def explain(error: OmegaConfBaseException, schema: Any, whose: str) -> str:
+def load_as(schema: type, name: str | Path, overrides: Sequence[str], what: str) -> Any:
+    """Read a YAML file that is not a stage's, and apply ``key=value`` overrides: a ``schema``.
+
+    ``name`` is a file, or that of a shipped one. Raises `InputError` where there is none, for a key
+    that the dataclass ``schema`` lacks (with the nearest one that it has), or a value of another
+    type; ``what`` it is then is said.
+    """
+    _check_overrides(overrides)
+    try:
+        given = OmegaConf.merge(
+            OmegaConf.structured(schema),
+            read_yaml(find_config(name)),
+            OmegaConf.from_dotlist(list(overrides)),
+        )
+        return OmegaConf.to_object(given)
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"no {what} {name}") from None
+    except (ConfigKeyError, MissingMandatoryValue) as error:
+        raise InputError(f"{name}: {_explain(error, schema(), f'a {what}')}") from None
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
+        raise InputError(f"{name}: {first_line(error)}") from None
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        if "=" not in override:
+            raise InputError(f"{override!r} is not of the form key=value")
+
+
+def _explain(error: OmegaConfBaseException, schema: Any, whose: str) -> str:
     """What is wrong with a key, in words: not set, or unknown, with the nearest one of a schema."""
     key = str(error.full_key)
     if isinstance(error, MissingMandatoryValue):

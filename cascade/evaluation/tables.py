@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import MISSING
 
 from cascade.chain import Cascade
 from cascade.config import load_saved
+from cascade.config.reading import load_as
 from cascade.config.shipped import find_config
 from cascade.training.metrics_log import read_metrics
-from cascade.utils.yaml_files import first_line, read_yaml
 from stages import InputError
 
 PART = re.compile(r"(Glow|SRF)(CC)?(\d+)(?:\((\d*\.?\d+)\))?")
@@ -153,22 +151,7 @@ def parts(row: Row, seed: int | None = None) -> list[Part]:
 
 def load_table(file: str | Path, overrides: Sequence[str] = ()) -> Table:
     """Read a table's YAML file and apply ``key=value`` overrides; `InputError` where it is bad."""
-    for override in overrides:
-        if "=" not in override:
-            raise InputError(f"{override!r} is not of the form key=value")
-    try:
-        given = OmegaConf.merge(
-            OmegaConf.structured(Table),
-            read_yaml(find_config(file)),
-            OmegaConf.from_dotlist(list(overrides)),
-        )
-        table: Any = OmegaConf.to_object(given)
-    except InputError:
-        raise
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"no table {file}") from None
-    except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: {first_line(error)}") from None
+    table: Table = load_as(Table, file, overrides, "table")
     check_table(table, file)
     for row in table.rows:
         if any(part.conditional for part in parts(row)) and not table.classes:

@@ -49,8 +49,8 @@ class Saver:
         """Continue from the newest state in the folder, or begin.
 
         ``record`` is that of the images as they are now, and is told of the weights that training
-        started from. Raises `InputError` where they, or the
-        configuration, are not those of the state.
+        started from. Raises `InputError` where they, or the configuration, are not those of the
+        state.
         """
         if result := self.states.newest():
             return self._resume(*result, record)

@@ -6,16 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import MISSING
 
 from cascade.config import StageConfig, load_config
-from cascade.config.reading import explain
-from cascade.config.shipped import find_config
-from cascade.utils.yaml_files import first_line, read_yaml
+from cascade.config.reading import load_as
 from stages import InputError
 
 FACTORS = (2, 4)
@@ -73,24 +68,7 @@ def load_versus(file: str | Path, overrides: Sequence[str] = ()) -> Versus:
     Raises `InputError` where there is no such file, for an unknown key (with the nearest one), and
     for values that cannot work.
     """
-    for override in overrides:
-        if "=" not in override:
-            raise InputError(f"{override!r} is not of the form key=value")
-    try:
-        given = OmegaConf.merge(
-            OmegaConf.structured(Versus),
-            read_yaml(find_config(file)),
-            OmegaConf.from_dotlist(list(overrides)),
-        )
-        versus: Any = OmegaConf.to_object(given)
-    except InputError:
-        raise
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"no comparison {file}; one that is shipped: versus/photos-x2") from None
-    except (ConfigKeyError, MissingMandatoryValue) as error:
-        raise InputError(f"{file}: {explain(error, Versus(), 'a comparison')}") from None
-    except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: {first_line(error)}") from None
+    versus: Versus = load_as(Versus, file, overrides, "comparison")
     _check(versus, file)
     return versus
 
