@@ -183,11 +183,7 @@ class Cascade(Pretrained):
         The arguments are those of `sample`. A sample depends on its seed, number, label,
         temperature and guidance alone.
         """
-        if self.given:
-            kind = self.stages[0].config.model.kind
-            raise InputError(
-                f"{self.stages[0].name} draws nothing without {self.given}: see csrflow {kind}"
-            )
+        self.check_draws()
         if num < 1:
             raise InputError(f"draw at least one sample, not {num}")
         seed = whole_number(seed, "seed")
@@ -211,6 +207,14 @@ class Cascade(Pretrained):
             clipped[:, i] = changed / y[0].numel()
             images.append(expand_bits(image, self.bits))
         return Draw(images, labels, finite, clipped, out_of_range)
+
+    def check_draws(self) -> None:
+        """Raise `InputError` where images are only drawn given a part of them."""
+        if self.given:
+            kind = self.stages[0].config.model.kind
+            raise InputError(
+                f"{self.stages[0].name} draws nothing without {self.given}: see csrflow {kind}"
+            )
 
     def check_guidance(self, strength: float) -> None:
         """Raise `InputError` where what classes add cannot be multiplied by ``strength``."""
@@ -283,6 +287,8 @@ class Cascade(Pretrained):
         unlabelled = bool(missing.any())
         if unlabelled and not missing.all():
             raise InputError(f"give every image a label, or {NO_LABEL} to all of them")
+        if unlabelled and prior is not None:
+            raise InputError("classes have no part where labels are left out: give no prior")
         columns = []
         for i, stage, high, low in self.climb(images):
             flow = stage.flow
@@ -298,7 +304,9 @@ class Cascade(Pretrained):
 
     def report(self, nats: Tensor, posterior: Tensor | None = None) -> Report:
         """The `Report` of what `stage_log_probs` gave."""
-        sizes = [round(math.prod(s.flow.shape) * s.config.share) for s in self.stages]
+        values = [math.prod(stage.flow.shape) for stage in self.stages]
+        shares = [stage.config.share for stage in self.stages]
+        sizes = [round(count * share) for count, share in zip(values, shares, strict=True)]
         return Report(
             [stage.name for stage in self.stages],
             sizes,
@@ -310,6 +318,7 @@ class Cascade(Pretrained):
             [stage.name for stage in self.stages if not stage.flow.exact],
             self.bounded,
             self.given,
+            values,
         )
 
     def check_samples(self, num: int = 64, seed: int = 0) -> SampleCheck:
@@ -369,6 +378,7 @@ class Cascade(Pretrained):
         return compose(columns, None)[0].sum(1)
 
     def _decoded(self, noises: Sequence[Tensor], labels: Labels) -> Iterator[Generated]:
+        self.check_draws()
         shapes = [tuple(stage.flow.shape) for stage in self.stages]
         if [tuple(noise.shape[1:]) for noise in noises] != shapes or len({*map(len, noises)}) != 1:
             raise InputError(f"decode takes a noise a stage, of shapes (N, *shape): {shapes}")

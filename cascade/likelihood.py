@@ -147,6 +147,8 @@ class Report:
     whose density is of dequantised values, None for all; the others give integers probabilities.
     ``bounded`` says whether all stages make nothing but values that images have. ``given`` names
     the part of the image that the rest is given, if any; ``dimensions`` are those of the rest.
+    ``values`` are the stages' numbers of dequantised values, where they are not ``sizes``: those of
+    pixels around a hole are dequantised too.
     """
 
     names: list[str]
@@ -159,6 +161,7 @@ class Report:
     dequantised: Sequence[str] | None = None
     bounded: bool = False
     given: str = ""
+    values: list[int] | None = None
 
     @property
     def image_bpd(self) -> Tensor:
@@ -181,7 +184,7 @@ class Report:
 
         ``constant`` is what dequantisation adds to the log-density, −D·log 2ⁿ, within the nats.
         """
-        rows = []
+        rows, values = [], self.values or self.sizes
         for i, (name, size) in enumerate(zip(self.names, self.sizes, strict=True)):
             mean = self.nats[:, i].mean()
             rows.append(
@@ -190,7 +193,7 @@ class Report:
                     "nats": mean.item(),
                     "bpd": bits_per_dim(mean, size).item(),
                     "share": bits_per_dim(mean, self.dimensions).item(),
-                    "constant": -log_volume(size, self.bits),
+                    "constant": -log_volume(values[i], self.bits),
                 }
             )
         return rows

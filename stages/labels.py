@@ -43,4 +43,5 @@ class ClassTable(nn.Embedding):
 
 def guided(label: Tensor, classes: int, strength: float) -> Tensor:
     """``strength`` times what each label (B,) adds, as multiples (B, ``classes``)."""
-    return strength * F.one_hot(label, classes).to(torch.float32)
+    known = (label != NO_LABEL)[:, None]
+    return strength * (F.one_hot(label.clamp(min=0), classes) * known).to(torch.float32)

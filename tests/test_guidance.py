@@ -14,6 +14,7 @@ from cascade.classifier.training import Classifier
 from cascade.config import load_config
 from cascade.data.arrays import open_npz
 from cascade.data.batches import Batches
+from cascade.photos.strips import labels_of
 from cascade.training.phases import classification
 from stages import InputError, MixtureSettings, glow
 from stages.labels import NO_LABEL, ClassTable, guided
@@ -35,7 +36,7 @@ def test_what_classes_add():
     label = torch.tensor([2, NO_LABEL, 0])
     expected = table.weight[label.clamp(min=0)] * torch.tensor([[1.0], [0.0], [1.0]])
     assert torch.equal(table(label), expected)
-    assert torch.allclose(table(guided(label[[0, 2]], 3, 1.5)), 1.5 * expected[[0, 2]])
+    assert torch.allclose(table(guided(label, 3, 1.5)), 1.5 * expected)
     assert torch.equal(table(torch.zeros(1, 3)), torch.zeros(1, 4, dtype=torch.float64))
 
 
@@ -80,7 +81,10 @@ def test_a_cascade_with_and_without_labels(kind):
     none = cascade.sample(2, labels, seed=1, guidance=0)
     assert torch.equal(none, cascade.sample(2, [NO_LABEL] * 2, seed=1))
     assert torch.equal(none, cascade.sample(2, labels.flip(0), seed=1, guidance=0))
-    assert not torch.equal(plain, cascade.sample(2, labels, seed=1, guidance=3))
+    more = cascade.sample(2, labels, seed=1, guidance=3)
+    assert not torch.equal(plain, more)
+    mixed = cascade.sample(2, [NO_LABEL, 1], seed=1, guidance=3)
+    assert torch.equal(mixed, torch.stack([none[0], more[1]]))
     report = cascade.likelihood(plain, [NO_LABEL] * 2)
     assert report.posterior is None and report.nats.shape == (2, 3)
     low = cascade.levels(plain)
@@ -107,6 +111,11 @@ def test_what_cannot_be_done_without_labels_is_an_error():
         cascade.sample(2, [-2, 0])
     with pytest.raises(InputError, match="or -1 to all of them"):
         cascade.log_prob(cascade.sample(2, seed=0), [NO_LABEL, 0])
+    images = cascade.sample(2, seed=0)
+    with pytest.raises(InputError, match="give no prior"):
+        cascade.stage_log_probs(images, [NO_LABEL] * 2, prior=torch.full((10,), 0.1))
+    stage = cascade.stages[0]
+    assert labels_of(stage, None, 2) is None and labels_of(stage, 3, 2).tolist() == [3, 3]
     for setting, message in (("=1", "lie in"), ("=0.1 model.classes=0", "needs model.classes")):
         words = f"train.label_dropout{setting}".split()
         with pytest.raises(InputError, match=message):
@@ -126,10 +135,17 @@ def test_which_labels_are_left_out_depends_on_seed_step_and_place_alone(few_digi
 
 
 def test_images_without_a_label_have_no_part_in_the_loss_of_the_read_out():
-    logits = torch.randn(2, 3, requires_grad=True)
+    """Nor do parts of a batch differ from the whole, however many labels each of them holds."""
+    logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    label = torch.tensor([0, 2, 1, NO_LABEL])
     for kind in ("bce", "softmax"):
-        assert classification(logits, torch.tensor([0, 2]), kind) > 0
-        nothing = classification(logits[:0], torch.tensor([], dtype=torch.int64), kind)
+        whole = classification(logits, label, kind)
+        (expected,) = torch.autograd.grad(whole, logits)
+        assert (expected[:3] != 0).all() and not expected[3].any()
+        parts = sum(classification(logits[i : i + 2], label[i : i + 2], kind) for i in (0, 2)) / 2
+        torch.testing.assert_close(torch.autograd.grad(parts, logits)[0], expected)
+        torch.testing.assert_close(whole, 0.75 * classification(logits[:3], label[:3], kind))
+        nothing = classification(logits[3:], label[3:], kind)
         assert nothing == 0 and nothing.requires_grad
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from cascade import Cascade, InputError
 from cascade.commands.shared import cli, judging, processes
 from cascade.commands.shared.display_scores import OF_PAIRS, say_origin, show_pairs, show_samples
-from cascade.commands.shared.images import add_data_arguments, drawn, open_source
-from cascade.data.sources import ImageSource
+from cascade.commands.shared.images import add_data_arguments, open_source
+from cascade.data.sources import ImageSource, drawn
 from cascade.evaluation.distances import compare, frechet_distance
 from cascade.evaluation.enlargements.calibration import coverage_curve
 from cascade.evaluation.enlargements.no_reference import origins

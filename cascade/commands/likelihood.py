@@ -20,9 +20,9 @@ from torch import Tensor
 from cascade import Cascade, InputError, Report
 from cascade.commands.shared import cli, processes
 from cascade.commands.shared.display import show_bounds, show_checks, show_comparison, show_report
-from cascade.commands.shared.images import add_data_arguments, drawn, open_source
+from cascade.commands.shared.images import add_data_arguments, open_source
 from cascade.data import SPLITS
-from cascade.data.sources import ImageSource
+from cascade.data.sources import ImageSource, drawn
 from cascade.evaluation.bits_by_position import spent
 from cascade.evaluation.codecs import SETTINGS
 from cascade.evaluation.comparison import separation

@@ -18,10 +18,10 @@ from torch import Tensor
 from cascade import Cascade, InputError
 from cascade.commands.evaluate import add_net_arguments, feature_net
 from cascade.commands.shared import cli, train_all
-from cascade.commands.shared.images import drawn, open_source
-from cascade.commands.shared.markdown_table import BITS, FAILED, Entry, Scores, markdown
+from cascade.commands.shared.images import open_source
+from cascade.commands.shared.markdown_table import BITS, FAILED, REAL, Entry, Scores, markdown
 from cascade.config import load_config
-from cascade.data.sources import ImageSource, fingerprint
+from cascade.data.sources import ImageSource, drawn, fingerprint
 from cascade.evaluation.distances import compare
 from cascade.evaluation.features import FeatureNet
 from cascade.evaluation.robustness import stability
@@ -57,7 +57,7 @@ def main() -> None:
                 scored[row.title].append(score(row, seed, table, net, entries, args, state))
                 if state.is_main_process:
                     cli.write_json(entries, str(known))
-                    write(markdown(table, scored, net, entries), out)
+                    write(markdown(table, scored, net), out)
     if not state.is_main_process:
         return
     done = sum(map(len, scored.values()))
@@ -147,9 +147,10 @@ def score(
         result = distances(
             cascade, table, net, entries, (source, indices, of_all), args.device, state, advance
         )
+        result[REAL] = len(indices)
         top = len(cascade.stages) - 1
         if table.likelihood:
-            kept = indices[: table.likelihood]
+            kept = drawn(source, min(table.likelihood, len(indices)))  # some of the indices
             of = key(cascade, top, table) | of_all | {"likelihood": len(kept)}
             protocol = Protocol(1, table.seed, "marginal" if cascade.classes else None)
 

@@ -178,7 +178,7 @@ def show(versus: Versus, found: Findings, features: FeatureNet, verdict: list[Cl
     cli.say(table(versus, found))
     cli.say(
         f"{count} images of {size}x{size}, {versus.split} split, {versus.factor} times enlarged; "
-        f"{len(versus.seeds)} seeds, means ± deviations over them; {versus.samples} "
+        f"{len(versus.seeds)} seeds, means ± deviations over those that held; {versus.samples} "
         f"versions of a flow at temperature {versus.temperature:g}, one of the others"
     )
     cli.say(

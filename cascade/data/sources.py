@@ -16,7 +16,7 @@ from torch.utils.data import get_worker_info
 
 from cascade.data.decoding import UNREADABLE, decode
 from cascade.data.stored import Stored, joined
-from cascade.utils.seeds import image_digest
+from cascade.utils.seeds import generator, image_digest
 from stages import InputError
 
 
@@ -151,6 +151,12 @@ def name_and_size(file: Path) -> str:
 def shown(file: Path) -> str:
     """A file's name in one line of text that can be printed, whatever its bytes."""
     return " ".join(os.fsencode(file).decode(errors="replace").splitlines())
+
+
+def drawn(source: ImageSource, limit: int | None) -> Tensor:
+    """All indices of a source, or so many of them, drawn once for all: fewer are some of more."""
+    order = torch.randperm(len(source), generator=generator("limit"))
+    return order[: limit or len(source)].sort().values
 
 
 def fingerprint(source: ImageSource) -> str:

@@ -32,6 +32,11 @@ MODES = ("clean", "legacy_tensorflow")  # clean-fid's, of those that this file s
 SCRIPT_FAULTS = (RuntimeError, torch.jit.Error, TypeError, IndexError, NotImplementedError)
 
 
+def reason_of(fault: Exception) -> str:
+    """What one of `SCRIPT_FAULTS` says, in a line: the last of its traceback."""
+    return next(reversed(str(fault).strip().splitlines()), type(fault).__name__)
+
+
 @dataclass
 class FeatureNet:
     """Images uint8 (B, C, H, W) → features float32 (B, F), on the CPU.
@@ -80,7 +85,9 @@ class FeatureNet:
                 result = in_chunks(self._checked, images, size=self.chunk).float().cpu()
         except SCRIPT_FAULTS as error:
             shape = "x".join(map(str, images.shape[1:]))
-            raise InputError(f"{self.name} cannot take {shape} images: {_last(error)}") from None
+            raise InputError(
+                f"{self.name} cannot take {shape} images: {reason_of(error)}"
+            ) from None
         if not result.isfinite().all():
             raise InputError(f"{self.name} gave features that are not finite")
         return result
@@ -141,7 +148,7 @@ def inception(
             with _not_deprecated():
                 net = InceptionV3W(folder, False, resize_inside=mode == "legacy_tensorflow")
         except (RuntimeError, AttributeError) as error:
-            raise InputError(f"{path} is no TorchScript Inception: {_last(error)}") from None
+            raise InputError(f"{path} is no TorchScript Inception: {reason_of(error)}") from None
     net, resize = net.to(device).eval(), build_resizer(mode)
 
     def features(images: Tensor) -> Tensor:
@@ -163,7 +170,7 @@ def load_script(
         with _not_deprecated():
             net = torch.jit.load(path, map_location=device).eval()
     except RuntimeError as error:
-        raise InputError(f"{file} is no TorchScript net: {_last(error)}") from None
+        raise InputError(f"{file} is no TorchScript net: {reason_of(error)}") from None
     return net, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -181,7 +188,3 @@ def _not_deprecated() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.load`", FutureWarning)
         yield
-
-
-def _last(error: Exception) -> str:
-    return next(reversed(str(error).strip().splitlines()), type(error).__name__)

@@ -48,9 +48,7 @@ def reconstructions(
     ``images`` are full ones, uint8 (N, C, H, W); ``scaling`` is whitened or raw. All σ share ε.
     """
     labels = cascade.needed_labels(labels, len(images))
-    levels: list[Any] = [None, *cascade.levels(images)]
-    lower, image = levels[stage : stage + 2]
-    model = cascade.stages[stage]
+    _, model, image, lower = list(cascade.climb(images))[stage]
     if scaling == "raw":
         model = model.replace(flow=without_priors(model.flow))
         labels = labels if model.flow.classes else None

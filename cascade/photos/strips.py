@@ -147,8 +147,11 @@ def _noise(stage: Stage, rows: range, columns: range, key: tuple[int, ...]) -> T
 
 
 def labels_of(stage: Stage, label: int | None, count: int) -> Tensor | None:
-    """One label for ``count`` images, None where the stage uses none; `InputError` if it lacks."""
-    if not stage.classes:
+    """One label for ``count`` images, None where the stage uses none or may do without.
+
+    Raises `InputError` where it is missing, or there is no such class.
+    """
+    if not stage.classes or (label is None and stage.flow.label_optional):
         return None
     if label is None or not 0 <= label < stage.classes:
         raise InputError(f"{stage.name} is class-conditional: give a label 0..{stage.classes - 1}")

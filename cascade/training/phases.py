@@ -61,11 +61,8 @@ def flow_loss(
     class_loss = bpd.new_zeros(())
     if logits is not None:
         assert batch.label is not None
-        label = batch.label
-        if config.train.label_dropout:
-            known = label != NO_LABEL
-            logits, label = logits[known], label[known]
-        class_loss = classification(logits, label, model.class_loss)
+        class_loss = classification(logits, batch.label, model.class_loss)
+        class_loss = class_loss / (1 - config.train.label_dropout)
     result = {"bpd": bpd.detach(), "class_loss": class_loss.detach()}
     return bpd + model.class_weight * class_loss, result
 
@@ -73,11 +70,12 @@ def flow_loss(
 def classification(logits: Tensor, label: Tensor, kind: str) -> Tensor:
     """The loss on the class read-out: binary (the thesis) or softmax (Glow) cross-entropy.
 
-    0 for no images.
+    The mean over all images, to which those without a label add 0: so parts of a batch have the
+    gradients of the whole, whichever of its labels are left out.
     """
-    if not len(label):
-        return logits.sum()  # as a function of the read-out, whose gradients DDP waits for
     if kind == "softmax":
-        return F.cross_entropy(logits, label)
-    one_hot = F.one_hot(label, logits.shape[1]).to(logits.dtype)
-    return F.binary_cross_entropy_with_logits(logits, one_hot)
+        summed = F.cross_entropy(logits, label, ignore_index=NO_LABEL, reduction="sum")
+        return summed / len(label)
+    known = (label != NO_LABEL)[:, None].to(logits.dtype)
+    one_hot = F.one_hot(label.clamp(min=0), logits.shape[1]).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, one_hot, weight=known)

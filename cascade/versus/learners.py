@@ -37,16 +37,20 @@ class Learner:
         return self.generator if self.average is None else self.average.module
 
     def update(self, batch: Batch, step: int) -> bool:
-        """One step; False where it was not finite, and left the weights as they were."""
+        """One step; False where it was not finite: what was not is left as it was."""
         assert batch.low is not None
         self._set_rate(self.optimizer, self.settings.lr, step)
         loss = F.l1_loss(self.generator(batch.low), batch.target)
         return self._averaged(self._descend(loss, self.optimizer, self.generator))
 
     def held_out(self, batch: Batch, step: int) -> Tensor:
-        """What training lowers, of a batch of held-out images, for the weights to use."""
+        """What step ``step``, from 1, lowered, of held-out images, for the weights to use."""
         assert batch.low is not None
         return F.l1_loss(self.net(batch.low), batch.target)
+
+    def phase(self, step: int) -> int:
+        """The number, from 0, of the loss that ``step`` lowered; two of them do not compare."""
+        return 0
 
     def _set_rate(self, optimizer: torch.optim.Optimizer, lr: float, step: int) -> None:
         for group in optimizer.param_groups:
@@ -109,8 +113,13 @@ class GANLearner(Learner):
         return self._averaged(sound)
 
     def held_out(self, batch: Batch, step: int) -> Tensor:
+        if not self.phase(step):
+            return super().held_out(batch, step)
         assert batch.low is not None
         return self._loss(self.net(batch.low), batch.target, (0, 0))
+
+    def phase(self, step: int) -> int:
+        return int(step > self.begin)
 
     def _loss(self, fake: Tensor, real: Tensor, place: tuple[int, int]) -> Tensor:
         gan = self.gan

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cascade.evaluation.features import SCRIPT_FAULTS, load_script
+from cascade.evaluation.features import SCRIPT_FAULTS, load_script, reason_of
 from cascade.utils.seeds import generator
 from stages import InputError
 
@@ -79,9 +79,10 @@ class Guide:
                     wanted = self.net((theirs + 0.5) * 255)
                 return feature_distance(self.net((mine + 0.5) * 255), wanted).mean()
         except SCRIPT_FAULTS as error:
-            reason = next(reversed(str(error).strip().splitlines()), type(error).__name__)
             shape = "x".join(map(str, mine.shape[1:]))
-            raise InputError(f"{self.file} cannot take {shape} images: {reason}") from None
+            raise InputError(
+                f"{self.file} cannot take {shape} images: {reason_of(error)}"
+            ) from None
 
     def place(self, size: int, seed: int, step: int) -> tuple[int, int]:
         """Where the first window of a training step begins, so that no pixel is always a border."""

@@ -26,8 +26,8 @@ class Outcome:
 
     ``of`` says all that it depends on; ``curve`` holds a point an evaluation: ``step``,
     ``seconds``, and scores of held-out images, ``distance`` by the net whose SHA-256 is
-    ``features``; ``skipped`` steps were not finite, and ``diverged``
-    says that they ended it.
+    ``features``, and ``objective`` by the loss of its ``phase``; ``skipped`` steps were not finite,
+    and ``diverged`` says that they ended it.
     """
 
     of: dict[str, Any]
@@ -101,10 +101,13 @@ def setbacks(curve: Sequence[Point], key: str) -> tuple[int, int]:
     """How many points of a curve are worse than the one before, of how many; none in a monotone
     training.
 
-    Lower is better, but for ``psnr``. What is not finite is worse than anything.
+    Lower is better, but for ``psnr``. What is not finite is worse than anything. An ``objective``
+    is compared with that of the same loss alone, where a training's ``phase`` changes it.
     """
     sign = -1 if key == "psnr" else 1
     raw = [point[key] for point in curve]
     values = [math.inf if v is None or not math.isfinite(v) else sign * v for v in raw]
-    worse = sum(after > before for before, after in itertools.pairwise(values))
-    return worse, max(0, len(values) - 1)
+    phases = [point.get("phase", 0) if key == "objective" else 0 for point in curve]
+    pairs = itertools.pairwise(zip(values, phases, strict=True))
+    worse = [after > before for (before, old), (after, new) in pairs if old == new]
+    return sum(worse), len(worse)

@@ -59,7 +59,8 @@ def difference(image: Tensor, truth: Tensor) -> Tensor:
 def save_curves(outcomes: Mapping[str, Sequence[Outcome]], file: str) -> None:
     """Write training curves of the first seed over steps, a panel a score, a line a training.
 
-    ``outcomes`` are by method; losses, of different kinds, are brought to one scale.
+    ``outcomes`` are by method; losses, of different kinds, are brought to one scale, and of a
+    training that changes its loss the last is shown.
     """
     seed = next(iter(outcomes.values()))[0].of["stage"]["seed"]
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
@@ -67,7 +68,12 @@ def save_curves(outcomes: Mapping[str, Sequence[Outcome]], file: str) -> None:
         lines = panels.setdefault(title, {})
         for method, runs in outcomes.items():
             for run in (run for run in runs if run.of["stage"]["seed"] == seed):
-                points = [(p["step"], p[key]) for p in run.curve if p[key] is not None]
+                last = run.curve[-1].get("phase", 0) if run.curve else 0
+                points = [
+                    (p["step"], p[key])
+                    for p in run.curve
+                    if p[key] is not None and (key != "objective" or p.get("phase", 0) == last)
+                ]
                 if key == "objective":
                     points = scaled(points)
                 if points:

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from cascade.config import StageConfig
-from cascade.data.sources import ImageSource
+from cascade.data.sources import ImageSource, drawn
 from cascade.data.stage_images import open_stage_images
 from cascade.evaluation.distances import frechet_distance
 from cascade.evaluation.enlargements.image_metrics import SMALLEST, mean_squares, psnr, ssim
 from cascade.evaluation.features import FeatureNet
 from cascade.transforms.dequantise import expand_bits, reduce_bits
 from cascade.transforms.pyramid import halve_to
-from cascade.utils.seeds import generator
 from cascade.versus.losses import feature_distance, windows
 from stages import InputError
 
@@ -60,8 +59,7 @@ def open_pairs(config: StageConfig, factor: int, split: str, limit: int | None) 
     size, bits = config.data.size, config.data.bits
     if size < SMALLEST:
         raise InputError(f"SSIM needs images of {SMALLEST}x{SMALLEST} or more, not {size}x{size}")
-    order = torch.randperm(len(source), generator=generator("limit"))[: limit or len(source)]
-    true = halve_to(reduce_bits(source.read(order.sort().values), bits), size, bits)
+    true = halve_to(reduce_bits(source.read(drawn(source, limit)), bits), size, bits)
     return Pairs(true, halve_to(true, size // factor, bits), bits)
 
 

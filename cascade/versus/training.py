@@ -167,7 +167,8 @@ def _train_net(run: Run, versus: Versus, guide: Guide, features: FeatureNet, wat
             outcome.skipped += not sound
             outcome.diverged = in_a_row > config.train.skip_limit
             if step % config.train.save_every == 0 or step == config.train.steps:
-                point = {"step": step, "objective": _objective(learner, data.held_out.batch, step)}
+                point: Point = {"step": step, "phase": learner.phase(step)}
+                point["objective"] = _objective(learner, data.held_out.batch, step)
                 with stopwatch.paused():
                     point |= {"seconds": stopwatch.seconds, **look(NetDoubler(learner.net, bits))}
                     outcome.curve.append(point)

@@ -78,7 +78,9 @@ def _of_training(outcomes: Outcomes) -> list[Claim]:
         ),
         Claim(
             "the flow trains more steadily than the GAN",
-            _share(worse["flow"]) < _share(worse["gan"]) if worse["gan"][1] else None,
+            _share(worse["flow"]) < _share(worse["gan"])
+            if worse["flow"][1] and worse["gan"][1]
+            else None,
             f"shares that got worse: flow {_share(worse['flow']):.0%}, "
             f"GAN {_share(worse['gan']):.0%}",
         ),

@@ -14,7 +14,6 @@ from cascade.manifest import stage_folders
 from cascade.photos.upscaling import load_doublers
 from cascade.pretrained import find_model
 from cascade.stage import Stage
-from stages import InputError
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,5 @@ def open_model(name: str | Path, device: str | torch.device = "cpu") -> Model:
     if all(load_saved(stage).upsamples for stage in folders):
         return Model(str(name), None, load_doublers(folders, device))
     cascade = Cascade.load(folder, device=device)
-    if cascade.given:
-        kind = cascade.stages[0].config.model.kind
-        raise InputError(f"{name} draws nothing without {cascade.given}: see csrflow {kind}")
+    cascade.check_draws()
     return Model(str(name), cascade, [stage.replace(chunk=1) for stage in cascade.stages[1:]])

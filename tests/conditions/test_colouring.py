@@ -15,6 +15,7 @@ from cascade.codec.fixed_stages import check_codable
 from cascade.conditions.colouring import colourings, colours_bpd
 from cascade.config import load_config
 from cascade.data import open_images
+from cascade.evaluation.robustness import reconstructions
 from cascade.stage import load_stage
 from cascade.training.metrics_log import read_metrics
 from cascade.transforms import colour
@@ -156,6 +157,10 @@ def test_trained_scored_and_looked_at(images, tmp_path):
         None
     ]
     assert torch.equal(cascade.stages[0].coding.image(y, parts(pixels, labels)[0])[0], pixels)
+    with pytest.raises(InputError, match="draws nothing without luma"):
+        cascade.decode(noise, labels)
+    seen = reconstructions(cascade, pixels, labels, 0, [0.0])
+    assert torch.equal(seen.images[0], pixels) and seen.distance == [0.0]
     sheet = tmp_path / "sheet.png"
     done = run_tool("figures", "versions", out, "--data", images, "--num", 2, "--out", sheet)
     assert done.returncode == 0 and sheet.exists(), done.stderr

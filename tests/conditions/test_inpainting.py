@@ -122,6 +122,7 @@ def test_trained_and_scored_by_what_is_missing(few_digits, tmp_path):
     (stage,) = found["stages"]
     assert found["bpd"] == pytest.approx(stage["share"]) == pytest.approx(stage["bpd"])
     assert stage["bpd"] == pytest.approx(-stage["nats"] / (36 * np.log(2)))
+    assert stage["constant"] == pytest.approx(-256 * np.log(256))  # of all values' bins
     loaded = load_stage(out)
     held_out = HeldOut(loaded.config, open_images(str(few_digits), "validation", 1), "cpu")
     assert 0 < held_out.bpd(loaded.flow) < 10

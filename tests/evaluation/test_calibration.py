@@ -143,3 +143,6 @@ def test_an_image_is_counted_alike_among_any_others():
     assert (sums["values"] == SIDE**2).all() and (sums["bicubic_error"] == 0).all()
     alone = calibration(*parts[0])
     assert math.isnan(alone.coverage[0].error) and "single image" in alone.verdict
+    none = torch.zeros(3, 5).double()
+    decided = calibration(none, torch.ones(3, len(SUMS)).double())
+    assert decided.decided == 1 and "tells nothing" in decided.verdict

@@ -13,6 +13,7 @@ from cascade.evaluation.enlargements.brisque import Brisque
 from cascade.evaluation.enlargements.natural_scenes import asymmetric, luma
 from cascade.evaluation.enlargements.niqe import Pristine
 from cascade.evaluation.enlargements.piqe import piqe
+from cascade.utils.tensors import write_tensors
 from stages import InputError
 
 RATIOS = np.arange(0.2, 10.0005, 0.001)
@@ -213,6 +214,8 @@ def test_files(pristine, tmp_path):
     torch.save({"a": 1}, tmp_path / "other.pt")
     (tmp_path / "text.pt").write_text("no weights")
     brisque_weights(tmp_path / "weights.pt")
+    unsized = {"mean": model.mean, "covariance": model.covariance}
+    write_tensors(unsized, tmp_path / "unsized.safetensors")
     names = {"niqe": file, "brisque": tmp_path / "weights.pt", "with_piqe": True}
     judges = no_reference.judges(**names)
     assert list(no_reference.scores_of(photo(), judges)) == ["niqe", "brisque", "piqe"]
@@ -221,6 +224,7 @@ def test_files(pristine, tmp_path):
     for says, attempt in (
         ("csrflow pristine", lambda: Pristine.load(tmp_path / "none")),
         ("no .mat that holds mu_prisparam", lambda: Pristine.load(tmp_path / "other.mat")),
+        ("holds no model of good photos", lambda: Pristine.load(tmp_path / "unsized.safetensors")),
         ("not a readable safetensors", lambda: Pristine.load(tmp_path / "weights.pt")),
         ("curl -LO", lambda: Brisque.load(tmp_path / "none.pt")),
         ("is not piq's", lambda: Brisque.load(tmp_path / "other.pt")),

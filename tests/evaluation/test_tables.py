@@ -61,6 +61,8 @@ def test_several_seeds_are_a_mean_and_a_deviation():
     scores.append({"8": 3.0, "16": 2.0, "bits/dim": 4.0, "failed": 0.5})
     named = {"mode": "", "name": "f", "digest": "d", "origin": {"clean-fid": 0}}
     net = SimpleNamespace(labels={"frechet": "D"}, genuine=False, **named)
-    text = markdown(table, {row.title: scores}, net, [])
+    scores[0]["images"] = scores[1]["images"] = 100
+    text = markdown(table, {row.title: scores}, net)
+    assert "beside 100 images of mnist5k" in text
     figures = "2.00 ± 1.41 | 2.00 ± 0.00 | 3.500 ± 0.707 | 0.500 ± 0.000 | 2 of 3"
     assert f"| Glow8-SRF16, slow |  | {figures} |\n" in text

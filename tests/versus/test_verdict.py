@@ -40,20 +40,31 @@ def all_scores(**of):
     }
 
 
-def test_every_comparison_turns_when_figures_do():
-    """Each claim but those on training holds for some figures, and not for the opposite ones."""
-    better = {name: {key: [0.5] for key in SCORES} for name in METHODS}
-    for low, high in (("flow", "gan"), ("gan", "flow"), ("l1", "flow"), ("flow", "l1")):
-        values = {low: better[low], high: {key: [1.5] for key in SCORES}}
-        for text, claim in verdicts(all_scores(**values)).items():
-            if "distance" in text and text.startswith("L1"):
-                assert claim.holds == (values.get("l1", {}).get("frechet", [1.0]) <
-                                       values.get("flow", {}).get("frechet", [1.0]))  # fmt: skip
-            if text == "the flow keeps to its low image better than the GAN":
-                theirs = values.get("gan", {}).get("lr_psnr", [1.0])
-                assert claim.holds == (values.get("flow", {}).get("lr_psnr", [1.0]) > theirs)
-            if text == "the GAN has the least Fréchet distance":
-                assert claim.holds == (low == "gan")
+@pytest.mark.parametrize(
+    ("text", "key", "best", "others"),
+    [
+        ("the GAN has the least Fréchet distance", "frechet", "gan", ("flow", "l1")),
+        ("the GAN has the least feature distance", "distance", "gan", ("flow", "l1")),
+        ("L1 has a smaller Fréchet distance than the flow", "frechet", "l1", ("flow",)),
+        ("the flow has a smaller feature distance than L1", "distance", "flow", ("l1",)),
+        ("L1 has the highest PSNR", "psnr", "l1", ("flow", "gan")),
+        ("the flow keeps to its low image better than the GAN", "lr_psnr", "flow", ("gan",)),
+        ("the flow alone has versions to offer", "diversity", "flow", ("gan", "l1")),
+    ],
+)
+def test_a_comparison_holds_where_its_method_is_best_and_turns_where_another_is(
+    text, key, best, others
+):
+    lower = key in ("frechet", "distance")
+    better, worse = ([0.5], [1.5]) if lower else ([1.5], [0.5])
+    found = verdicts(all_scores(**{best: {key: better}}))
+    assert found[text].holds
+    for other in others:
+        values = {best: {key: better}, other: {key: [0.25] if lower else [2.0]}}
+        assert found.keys() == verdicts(all_scores(**values)).keys()
+        assert verdicts(all_scores(**values))[text].holds is False
+    assert verdicts(all_scores(**{best: {key: worse}}))[text].holds is False
+    assert verdicts(all_scores())[text].holds is False  # where all are alike
 
 
 def test_a_verdict_holds_its_figures_and_says_where_seeds_overlap():
@@ -79,11 +90,15 @@ def test_what_is_said_of_training():
     assert claim.holds and "flow 0 of 1, GAN 1 of 2" in claim.figures
     found = verdicts(all_scores(), {"flow": [outcome(1, 2, skipped=1)]})
     assert not any(found[text].holds for text in list(found)[:3])
+    lost = {"flow": [outcome(1, diverged=True)], "gan": [outcome(3, 2, 3)]}
+    assert verdicts(all_scores(), lost)["the flow trains more steadily than the GAN"].holds is None
 
 
 def test_setbacks_count_what_got_worse():
     curve = outcome(3, 2, 2, 5, math.nan, 1).curve
     assert setbacks(curve, "objective") == (2, 5)
+    switched = [point | {"phase": int(i > 2)} for i, point in enumerate(curve)]
+    assert setbacks(switched, "objective") == (1, 4)  # 5 is of another loss than the 2 before
     rising = [{"psnr": value} for value in (20.0, 21.0, 20.5, None)]
     assert setbacks(rising, "psnr") == (2, 3)
     assert setbacks([], "psnr") == (0, 0)

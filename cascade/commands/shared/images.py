@@ -32,12 +32,6 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="data", help="where downloads go")
 
 
-def drawn(source: ImageSource, limit: int | None) -> Tensor:
-    """All indices of a source, or so many of them, drawn once for all."""
-    order = torch.randperm(len(source), generator=generator("limit"))
-    return order[: limit or len(source)].sort().values
-
-
 def open_source(cascade: Cascade, args: argparse.Namespace, data: str, split: str) -> ImageSource:
     """One split of a data set, with the cascade's labels, checked against what it takes."""
     channels, size, _ = cascade.shape

@@ -14,11 +14,10 @@ from cascade.evaluation.tables import Row, Table, parts
 Entry = dict[str, Any]  # a score that is kept: the figure, and what it is ``of``
 Scores = dict[str, float]  # figures of a cascade, by column
 BITS, FAILED = "bits/dim", "failed"
+REAL = "images"  # so many real ones they are beside, which is no column
 
 
-def markdown(
-    table: Table, scored: Mapping[str, Sequence[Scores]], net: FeatureNet, entries: Sequence[Entry]
-) -> str:
+def markdown(table: Table, scored: Mapping[str, Sequence[Scores]], net: FeatureNet) -> str:
     """The table with our number beside the published one, and the protocol below it."""
     sizes = list(map(str, table.sizes))
     others = [BITS] * bool(table.likelihood) + [FAILED] * bool(table.failures)
@@ -41,7 +40,7 @@ def markdown(
     lines += ["", distance + ("; in brackets the published FID." if compared else ".")]
     if not net.genuine:
         lines.append("These are other features than FID's: only our own rows compare.")
-    images = next((entry["of"]["images"] for entry in entries if "frechet" in entry), None)
+    images = next((scores[REAL] for several in scored.values() for scores in several), None)
     mode = f", clean-fid's mode {net.mode}" if net.mode else ""
     lines.append(
         f"{table.num} samples at temperature {table.temperature:g}, seed {table.seed}, beside "

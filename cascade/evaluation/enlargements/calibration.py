@@ -59,6 +59,8 @@ class Calibration:
         """What the widest reported interval says beyond two standard errors, else the ranks."""
         widest = self.coverage[-1]
         apart = widest.share - widest.level
+        if self.decided == 1:
+            return "the samples and the truth all agree, everywhere: that tells nothing"
         if math.isnan(widest.error):
             return "of a single image no standard error is known"
         if abs(apart) <= 2 * widest.error:

@@ -72,7 +72,8 @@ class Pristine:
         tensors = _of_matlab(path) if path.suffix == ".mat" else read_tensors(path)
         mean, covariance = (tensors.get(n, torch.empty(0)) for n in ("mean", "covariance"))
         patch = tensors.get("patch", torch.tensor(0))
-        sound = mean.shape == (SIZE,) and covariance.shape == (SIZE, SIZE) and patch.numel() == 1
+        sound = mean.shape == (SIZE,) and covariance.shape == (SIZE, SIZE)
+        sound = sound and patch.numel() == 1 and int(patch) >= 16
         if not sound or not (mean.isfinite().all() and covariance.isfinite().all()):
             raise InputError(f"{file} holds no model of good photos, as NIQE needs")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

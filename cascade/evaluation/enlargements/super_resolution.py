@@ -23,7 +23,7 @@ from cascade.evaluation.enlargements.image_metrics import (
     ssim,
 )
 from cascade.evaluation.enlargements.no_reference import Judge
-from cascade.evaluation.features import SCRIPT_FAULTS, load_script
+from cascade.evaluation.features import SCRIPT_FAULTS, load_script, reason_of
 from cascade.evaluation.sample_quality import Advance, real_levels
 from cascade.transforms.dequantise import expand_bits, reduce_bits
 from cascade.transforms.pyramid import halve_to
@@ -61,8 +61,7 @@ class Perceptual:
                 pair = self._seen(one), self._seen(two)
                 result = in_chunks(self._checked, *pair, size=self.chunk).cpu()
         except SCRIPT_FAULTS as error:
-            reason = next(reversed(str(error).strip().splitlines()), type(error).__name__)
-            raise InputError(f"{self.name} cannot compare two images: {reason}") from None
+            raise InputError(f"{self.name} cannot compare two images: {reason_of(error)}") from None
         if not result.isfinite().all():
             raise InputError(f"{self.name} gave distances that are not finite")
         return result.double()
