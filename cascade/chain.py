@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cascade.draws import Draw, Generated, Given
-from cascade.labels import Labels, checked_labels
+from cascade.labels import Labels, check_guidance, checked_labels
 from cascade.likelihood import (
     Report,
     SampleCheck,
@@ -218,16 +218,7 @@ class Cascade(Pretrained):
 
     def check_guidance(self, strength: float) -> None:
         """Raise `InputError` where what classes add cannot be multiplied by ``strength``."""
-        if not math.isfinite(strength):
-            raise InputError(f"guidance is a finite number, got {strength}")
-        if strength == 1 or self.label_optional:
-            return
-        if not self.classes:
-            raise InputError("guidance multiplies what classes add, but no stage uses labels")
-        raise InputError(
-            "guidance needs stages that learned to do without labels: train all that have classes "
-            "with train.label_dropout=0.1"
-        )
+        check_guidance(strength, self.classes, self.label_optional)
 
     def log_prob(self, images: Tensor, labels: Labels = None, seed: int = 0) -> Tensor:
         """log P(image) in nats, float64 (N,): the composed figure, see `Report.statement`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -52,3 +53,20 @@ def checked_labels(
         none = f", or be {NO_LABEL} for none" * optional
         raise InputError(f"labels must lie in 0..{classes - 1}{none}, got {span}")
     return given
+
+
+def check_guidance(strength: float, classes: int, optional: bool) -> None:
+    """Raise `InputError` where what classes add cannot be multiplied by ``strength``.
+
+    ``optional`` says whether all stages with classes learned to do without labels.
+    """
+    if not 0 <= strength < math.inf:
+        raise InputError(f"guidance is a finite number not below 0, got {strength}")
+    if strength == 1 or optional:
+        return
+    if not classes:
+        raise InputError("guidance multiplies what classes add, but no stage uses labels")
+    raise InputError(
+        "guidance needs stages that learned to do without labels: train all that have classes "
+        "with train.label_dropout=0.1"
+    )

@@ -105,7 +105,7 @@ def test_what_cannot_be_done_without_labels_is_an_error():
     with pytest.raises(InputError, match=r"must lie in 0\.\.9, got"):
         random_cascade("haar", 10).sample(2, [NO_LABEL, 0])
     cascade = optional("haar")
-    with pytest.raises(InputError, match="a finite number, got nan"):
+    with pytest.raises(InputError, match="finite number not below 0, got nan"):
         cascade.sample(2, guidance=float("nan"))
     with pytest.raises(InputError, match=r"or be -1 for none, got -2"):
         cascade.sample(2, [-2, 0])

@@ -18,7 +18,7 @@ from cascade.commands.shared import cli, display, display_scores, images
 from cascade.commands.shared.figures_of_images import resolutions
 from cascade.commands.shared.figures_of_measurements import draw_training
 from cascade.config import load_config, save_config
-from cascade.data.sources import ArrayImages
+from cascade.data.sources import ArrayImages, drawn
 from stages.errors import InputWarning, ReportedElsewhere
 
 
@@ -72,10 +72,10 @@ def test_results_are_json_without_nan(tmp_path):
 
 def test_images_are_chosen_by_the_seed_and_drawn_once():
     source = ArrayImages(torch.zeros(50, 1, 4, 4, dtype=torch.uint8))
-    some = images.drawn(source, 20)
+    some = drawn(source, 20)
     assert some.tolist() == sorted(set(some.tolist())) and len(some) == 20
-    assert torch.equal(images.drawn(source, 20), some)
-    assert torch.equal(images.drawn(source, None), torch.arange(50))
+    assert torch.equal(drawn(source, 20), some)
+    assert torch.equal(drawn(source, None), torch.arange(50))
     assert set(images.choose(source, 99, 0).tolist()) == set(range(50))
     assert not torch.equal(images.choose(source, 9, 0), images.choose(source, 9, 1))
 

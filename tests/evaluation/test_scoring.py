@@ -321,6 +321,7 @@ def test_maps_add_up_to_the_bits_of_the_table(digits):
     ],
 )
 def test_errors_come_before_scoring(digits, tmp_path, words, message):
+    """What `cascade.commands.shared.likelihood_arguments` refuses, and what the data do."""
     table = tmp_path / "t.csv"
     done = run_tool("likelihood", digits, *FEW, "--csv", table, *words)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

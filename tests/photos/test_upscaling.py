@@ -1,4 +1,7 @@
-"""Super-resolution of photos of any size, mode and format."""
+"""Super-resolution of photos of any size, mode and format.
+
+What is said of them is `cascade.commands.shared.upscaling_report`'s.
+"""
 
 import json
 
