@@ -15,7 +15,7 @@ from torch import nn
 from cascade.card import read_results, write_card
 from cascade.hub import download, upload
 from cascade.manifest import stage_folders, write_manifest
-from cascade.stage import StageList, load_stage
+from cascade.stage import Stage, StageList, load_stage
 from stages import InputError
 
 if TYPE_CHECKING:
@@ -187,6 +187,19 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
         f"no run folder {name}; train a stage into it first, or name a model that comes with the "
         f"package ({shipped}), or a hub's owner/repository"
     )
+
+
+def load_one(name: str | Path, device: str | torch.device = "cpu") -> Stage:
+    """The one stage that a name, as `find_model` takes, stands for.
+
+    Raises `InputError` where there is none of that name, or it is a cascade of several.
+    """
+    folder = find_model(name)
+    folders, _ = stage_folders(folder)
+    if len(folders) > 1:
+        choice = ", ".join(f"{name}/{os.path.relpath(path, folder)}" for path in folders)
+        raise InputError(f"{name} is a cascade: name one of its stages, {choice}")
+    return load_stage(folders[0], device)
 
 
 def _shipped(path: Path) -> Path | None:

@@ -12,6 +12,7 @@ import torch
 from cascade.commands.shared import cli, completing
 from cascade.conditions.colouring import bytes_of, check_colours, colourings, colours_bpd
 from cascade.photos.photo import Photo
+from cascade.pretrained import load_one
 from cascade.stage import per_stage
 from cascade.transforms import colour
 
@@ -25,7 +26,7 @@ def main() -> None:
     files = [[f"{stem}-{i}.{args.format}" for i in range(args.num)] for stem in stems]
     every = [file for names in files for file in names]
     cli.check_outputs([*every, args.sheet, args.json], args.force)
-    stage = completing.load_alone(args.run, cli.device_of(args))
+    stage = load_one(args.run, cli.device_of(args))
     check_colours(stage)
     label = completing.label_of(stage, args.label)
     for photo in photos:
@@ -61,9 +62,6 @@ def parse() -> argparse.Namespace:
 
 
 def show(result: dict[str, Any], files: list[str]) -> None:
-    own = f"; its own colours take {result['bpd']:.3f} bits/dim" if "bpd" in result else ""
+    own = [f"its own colours take {result['bpd']:.3f} bits/dim"] if "bpd" in result else []
     more = f" to {Path(files[-1]).name}" * (len(files) > 1)
-    cli.say(
-        f"{files[0]}{more}: spread {result['spread']:.1f} grey levels{own}; "
-        f"{result['seconds']:.1f} s"
-    )
+    completing.say(f"{files[0]}{more}", own, result)

@@ -54,6 +54,7 @@ def main() -> None:
     cli.use_one_core(args.device)
     count = processes.wanted(args, args.device)
     cascade = cli.load_cascade(args)
+    cascade.check_draws()
     args.data = args.data or cascade.stages[-1].config.data.name
     source = open_source(cascade, args, args.data, args.split)
     indices = drawn(source, args.limit)

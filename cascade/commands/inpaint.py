@@ -11,6 +11,7 @@ import torch
 from cascade.commands.shared import cli, completing
 from cascade.conditions.inpainting import check_holes, completions, hole_bpd
 from cascade.photos.photo import Photo
+from cascade.pretrained import load_one
 from cascade.stage import per_stage
 
 WHITE = 128  # from here on a pixel of the mask is missing
@@ -24,7 +25,7 @@ def main() -> None:
     stem = Path(args.out) / Path(args.photo).stem
     files = [f"{stem}-{i}.{args.format}" for i in range(args.num)]
     cli.check_outputs([*files, args.sheet, args.json], args.force)
-    stage = completing.load_alone(args.run, cli.device_of(args))
+    stage = load_one(args.run, cli.device_of(args))
     check_holes(stage)
     label = completing.label_of(stage, args.label)
     pixels, hole = photo.pixels(stage.shape[0]), mask.pixels(1)[0] >= WHITE
@@ -47,11 +48,8 @@ def main() -> None:
     if args.json:
         settings = {"run": args.run, "seed": args.seed, "temperature": temperature, "num": args.num}
         cli.write_json({**settings, "label": label, **result}, args.json)
-    cli.say(
-        f"{', '.join(files)}: {result['missing']} pixels filled, spread {result['spread']:.1f} "
-        f"grey levels; those that were there take {result['bpd']:.3f} bits/dim; "
-        f"{result['seconds']:.1f} s"
-    )
+    own = f"those that were there take {result['bpd']:.3f} bits/dim"
+    completing.say(", ".join(files), [f"{result['missing']} pixels filled", own], result)
 
 
 def parse() -> argparse.Namespace:

@@ -21,7 +21,9 @@ def check_colours(stage: Stage) -> None:
     """Raise `InputError` unless a stage models colours given luma."""
     if not stage.config.of_chroma:
         kind = stage.config.model.kind
-        raise InputError(f"{stage.name} is a {kind}: colours come from a stage of kind colour")
+        raise InputError(
+            f"{stage.name} is of kind {kind}: colours come from a stage of kind colour"
+        )
 
 
 def unit(stage: Stage) -> int:

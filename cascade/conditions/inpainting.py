@@ -23,7 +23,9 @@ def check_holes(stage: Stage) -> None:
     """Raise `InputError` unless a stage completes images."""
     if not stage.config.hole:
         kind = stage.config.model.kind
-        raise InputError(f"{stage.name} is a {kind}: holes are filled by a stage of kind inpaint")
+        raise InputError(
+            f"{stage.name} is of kind {kind}: holes are filled by a stage of kind inpaint"
+        )
 
 
 @dataclass(frozen=True)

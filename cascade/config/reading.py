@@ -101,12 +101,14 @@ def save_config(config: StageConfig, path: Path) -> None:
         OmegaConf.save(OmegaConf.structured(config), aside)
 
 
-def load_as(schema: type, name: str | Path, overrides: Sequence[str], what: str) -> Any:
+def load_as(
+    schema: type, name: str | Path, overrides: Sequence[str], what: str, folder: str
+) -> Any:
     """Read a YAML file that is not a stage's, and apply ``key=value`` overrides: a ``schema``.
 
     ``name`` is a file, or that of a shipped one. Raises `InputError` where there is none, for a key
     that the dataclass ``schema`` lacks (with the nearest one that it has), or a value of another
-    type; ``what`` it is then is said.
+    type; ``what`` it is then is said, and where there is none, those of a shipped ``folder``.
     """
     _check_overrides(overrides)
     try:
@@ -117,7 +119,8 @@ def load_as(schema: type, name: str | Path, overrides: Sequence[str], what: str)
         )
         return OmegaConf.to_object(given)
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"no {what} {name}") from None
+        shipped = ", ".join(known for known in shipped_names() if Path(known).parts[0] == folder)
+        raise InputError(f"no {what} {name}; those that are shipped: {shipped}") from None
     except (ConfigKeyError, MissingMandatoryValue) as error:
         raise InputError(f"{name}: {_explain(error, schema(), f'a {what}')}") from None
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:

@@ -151,7 +151,7 @@ def parts(row: Row, seed: int | None = None) -> list[Part]:
 
 def load_table(file: str | Path, overrides: Sequence[str] = ()) -> Table:
     """Read a table's YAML file and apply ``key=value`` overrides; `InputError` where it is bad."""
-    table: Table = load_as(Table, file, overrides, "table")
+    table: Table = load_as(Table, file, overrides, "table", "tables")
     check_table(table, file)
     for row in table.rows:
         if any(part.conditional for part in parts(row)) and not table.classes:

@@ -60,7 +60,10 @@ def load_doublers(folders: Sequence[Path], device: str | torch.device = "cpu") -
     stages = [load_stage(folder, device) for folder in folders]
     for stage in stages:
         if not stage.config.upsamples:
-            raise InputError(f"{stage.name} is a Glow: it draws images, and cannot enlarge any")
+            kind = stage.config.model.kind
+            others = "take a smaller factor, or name stages that do by --stages"
+            hint = f"csrflow {kind} is its command" if stage.given else others
+            raise InputError(f"{stage.name} is of kind {kind}, and cannot enlarge images: {hint}")
         for section, key in (("data", "channels"), ("data", "bits"), ("model", "pyramid")):
             one, two = (getattr(getattr(s.config, section), key) for s in (stages[0], stage))
             if one != two:

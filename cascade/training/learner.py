@@ -17,8 +17,8 @@ from cascade.data.batches import Batch, Batches
 from cascade.optimization.averages import averaged
 from cascade.optimization.optimizers import optimiser
 from cascade.optimization.rates import learning_rate
-from cascade.pretrained import find_model
-from cascade.stage import Stage, load_stage
+from cascade.pretrained import load_one
+from cascade.stage import Stage
 from cascade.training.phases import Phase, encoder_loss, flow_loss, phases, super_resolution
 from cascade.utils.compiling import begin_step, compile_options
 from cascade.utils.tensors import kinds, weights_digest
@@ -76,7 +76,7 @@ class Learner:
         self.enter(self.phases[0])
         if self.config.train.start is None:
             return ""
-        stage = load_stage(find_model(self.config.train.start))
+        stage = load_one(self.config.train.start)
         for module in (self.loss, *([self.average.module] if self.average else [])):
             _start(module.flow, stage)
         self.note_frozen()

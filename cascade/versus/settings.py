@@ -68,7 +68,7 @@ def load_versus(file: str | Path, overrides: Sequence[str] = ()) -> Versus:
     Raises `InputError` where there is no such file, for an unknown key (with the nearest one), and
     for values that cannot work.
     """
-    versus: Versus = load_as(Versus, file, overrides, "comparison")
+    versus: Versus = load_as(Versus, file, overrides, "comparison", "versus")
     _check(versus, file)
     return versus
 

@@ -209,8 +209,8 @@ def test_what_colours_cannot_be_had_from(tmp_path):
     plain = stage_folder(tmp_path / "plain", "model.levels=1", config="colour/cifar10")
     classes = stage_folder(tmp_path / "classes", "model.classes=3", config="colour/cifar10")
     for words, message in (
-        ([other, photo], "srf is a srflow: colours come from a stage of kind colour"),
-        (["digits", photo], "digits is a cascade: what completes photos is one stage"),
+        ([other, photo], "srf is of kind srflow: colours come from a stage of kind colour"),
+        (["digits", photo], "digits is a cascade: name one of its stages, digits/glow8, digits"),
         ([plain, photo, "--label", 1], "plain uses no labels"),
         ([classes, photo], "give a label 0..2"),
         ([plain, tmp_path / "none.png"], "cannot read image"),
@@ -225,5 +225,9 @@ def test_what_colours_cannot_be_had_from(tmp_path):
         check_codable(Cascade.load(plain))
     with pytest.raises(InputError, match="draws nothing without luma: see csrflow colour"):
         open_model(plain)
+    done = run_tool("evaluate", plain, "--super-resolution", 2)
+    assert done.returncode == 2 and "draws nothing without luma: see csrflow colour" in done.stderr
+    done = run_tool("upscale", photo, "--model", plain, "--out", tmp_path / "large")
+    assert done.returncode == 2 and "enlarge images: csrflow colour is its command" in done.stderr
     with pytest.raises(InputError, match="needs sides of 4 pixels"):
         colours_bpd(load_stage(plain).replace(config=load_config(CONFIG)), torch.zeros(3, 3, 3))

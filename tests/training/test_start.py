@@ -64,6 +64,7 @@ def test_a_stage_may_learn_classes_that_its_start_does_not_know(few_digits, tmp_
     [
         ("model.width=16", r"trained does not fit: its .* is \(.*\), this stage's \(.*\); take"),
         ("train.start=nowhere", "no run folder nowhere"),
+        ("train.start=digits", "digits is a cascade: name one of its stages, digits/glow8"),
     ],
 )
 def test_weights_that_do_not_fit_begin_nothing(few_digits, tmp_path, change, message):

@@ -218,4 +218,5 @@ def test_a_dry_run_counts_and_trains_nothing(comparison, tmp_path):
 
 def test_a_comparison_that_is_not_there():
     done = run_tool("versus", "nothing.yaml")
-    assert done.returncode == 2 and "no comparison nothing.yaml" in done.stderr
+    assert done.returncode == 2
+    assert "no comparison nothing.yaml; those that are shipped: versus/" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,8 @@ from cascade import InputError
 from cascade.commands.shared import cli
 from cascade.figures.grid import save_grid
 from cascade.labels import label_named
-from cascade.manifest import stage_folders
 from cascade.photos.photo import FORMATS
-from cascade.pretrained import find_model
-from cascade.stage import Stage, load_stage
+from cascade.stage import Stage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,14 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
 
 
-def load_alone(run: str, device: str | torch.device) -> Stage:
-    """The one stage of a name; `InputError` where it is a cascade of several."""
-    folders, _ = stage_folders(find_model(run))
-    if len(folders) > 1:
-        raise InputError(f"{run} is a cascade: what completes photos is one stage")
-    return load_stage(folders[0], device)
-
-
 def label_of(stage: Stage, text: str | None) -> int | None:
     """The label that --label gives, if it is given."""
     if text is None:
@@ -49,12 +40,19 @@ def label_of(stage: Stage, text: str | None) -> int | None:
     return label_named(text, stage.class_names)
 
 
-def spread(images: Tensor) -> float:
+def spread(images: Tensor) -> float | None:
     """The mean standard deviation of a value between versions uint8 (n, …), in grey levels.
 
-    That of the unbiased variance, as in scores of super-resolution; 0 of a single version.
+    That of the unbiased variance, as in scores of super-resolution; None of a single version.
     """
-    return images.double().std(0).mean().item() if len(images) > 1 else 0.0
+    return images.double().std(0).mean().item() if len(images) > 1 else None
+
+
+def say(files: str, facts: Sequence[str], result: dict[str, Any]) -> None:
+    """Print a line of what was written, of ``facts`` about it, and of how much versions differ."""
+    differ = result["spread"]
+    apart = [] if differ is None else [f"spread {differ:.1f} grey levels"]
+    cli.say(f"{files}: " + "; ".join([*apart, *facts, f"{result['seconds']:.1f} s"]))
 
 
 def save_sheet(rows: Sequence[Tensor], file: str) -> None:
