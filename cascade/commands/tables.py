@@ -19,7 +19,7 @@ from cascade import Cascade, InputError
 from cascade.commands.evaluate import add_net_arguments, feature_net
 from cascade.commands.shared import cli, train_all
 from cascade.commands.shared.images import open_source
-from cascade.commands.shared.markdown_table import BITS, FAILED, REAL, Entry, Scores, markdown
+from cascade.commands.shared.markdown_table import REAL, Entry, Scores, markdown
 from cascade.config import load_config
 from cascade.data.sources import ImageSource, drawn, fingerprint
 from cascade.evaluation.distances import compare
@@ -27,7 +27,17 @@ from cascade.evaluation.features import FeatureNet
 from cascade.evaluation.robustness import stability
 from cascade.evaluation.sample_quality import real_features, sample_features
 from cascade.evaluation.scoring import Protocol, score_source
-from cascade.evaluation.tables import Part, Row, Table, load_row, load_table, parts
+from cascade.evaluation.tables import (
+    BITS,
+    FAILED,
+    REPLACED,
+    Part,
+    Row,
+    Table,
+    load_row,
+    load_table,
+    parts,
+)
 from cascade.utils.files import whole
 
 
@@ -148,6 +158,9 @@ def score(
             cascade, table, net, entries, (source, indices, of_all), args.device, state, advance
         )
         result[REAL] = len(indices)
+        disturbed = [part for part in parts(row, seed) if part.sigma]
+        replaced = disturbed[-1].replaced(table) if disturbed else None
+        result |= {} if replaced is None else {REPLACED: replaced}
         top = len(cascade.stages) - 1
         if table.likelihood:
             kept = drawn(source, min(table.likelihood, len(indices)))  # some of the indices

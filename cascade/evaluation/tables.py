@@ -15,9 +15,11 @@ from cascade.chain import Cascade
 from cascade.config import load_saved
 from cascade.config.reading import load_as
 from cascade.config.shipped import find_config
+from cascade.evaluation.claims import Claim
 from cascade.training.metrics_log import read_metrics
 from stages import InputError
 
+BITS, FAILED, REPLACED = "bits/dim", "failed", "replaced"
 PART = re.compile(r"(Glow|SRF)(CC)?(\d+)(?:\((\d*\.?\d+)\))?")
 
 
@@ -49,6 +51,7 @@ class Table:
     runs: str = MISSING  # the folder of the stages' folders
     configs: str = MISSING  # the folder of configurations that stages are trained from
     rows: list[Row] = MISSING
+    claims: list[Claim] = field(default_factory=list)  # what its figures are to tell
     sizes: list[int] = MISSING  # a column each
     split: str = "test"
     limit: int | None = None  # of the split's images
@@ -61,6 +64,12 @@ class Table:
     classes: int = 0  # of the stages marked CC
     train: list[str] = field(default_factory=list)  # settings of every stage that is trained
     root: str = "data"  # where downloads go
+
+    @property
+    def columns(self) -> list[str]:
+        """The heads of the columns that hold figures."""
+        others = [BITS] * bool(self.likelihood) + [FAILED] * bool(self.failures)
+        return [REPLACED, *map(str, self.sizes), *others]
 
     @property
     def trainings(self) -> list[int | None]:
@@ -169,6 +178,16 @@ def check_table(table: Table, file: str | Path) -> None:
         if settings.setdefault(row.variant, row.train) != row.train:
             named = f"variant {row.variant}" if row.variant else "rows without a variant"
             raise InputError(f"{file}: {named} must have one list of train settings")
+    for claim in table.claims:
+        titles = [row.title for row in table.rows]
+        for given, known in (
+            (claim.below, titles),
+            (claim.above, titles),
+            (claim.column, [REPLACED, *map(str, table.sizes), BITS, FAILED]),
+        ):
+            if given not in known:
+                names = "; ".join(known)
+                raise InputError(f"{file}: a claim names {given!r}, which is none of {names}")
     for key, fits, must in (
         ("rows", bool(table.rows), "name at least one cascade"),
         ("sizes", bool(table.sizes), "name at least one size"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cascade.config import StageConfig
+from cascade.evaluation.claims import Spread, spreads
 from cascade.evaluation.enlargements.image_metrics import bicubic
 from cascade.evaluation.features import FeatureNet
 from cascade.stage import load_stage
@@ -17,7 +18,7 @@ from cascade.transforms.dequantise import expand_bits, reduce_bits
 from cascade.versus.enlarging import Doubler, FlowDoubler, enlarge, load_net
 from cascade.versus.matching import Match, match
 from cascade.versus.outcome import Outcome
-from cascade.versus.scoring import Pairs, Scorer, Spread, open_pairs, spreads
+from cascade.versus.scoring import Pairs, Scorer, open_pairs
 from cascade.versus.settings import Versus, stage_configs
 from cascade.versus.training import METHODS, Run
 from stages import InputError

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -118,27 +118,3 @@ class Scorer:
             "ssim": ssim(shown, self.true).mean().item(),
             "lr_squares": mean_squares(halved, self.low).mean().item(),
         }
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A score over seeds: its mean, standard deviation (0 of one), least and greatest value."""
-
-    mean: float
-    deviation: float
-    least: float
-    most: float
-
-    def apart(self, other: Spread) -> bool:
-        """Whether no seed of one lies within the range of the other."""
-        return self.most < other.least or other.most < self.least
-
-
-def spreads(results: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
-    """Each score over the seeds that have it; nothing where there are none."""
-    keys = list(results[0]) if results else []
-    columns = {key: [row[key] for row in results] for key in keys}
-    return {
-        key: Spread(fmean(c), stdev(c) if len(c) > 1 else 0.0, min(c), max(c))
-        for key, c in columns.items()
-    }

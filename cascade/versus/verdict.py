@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cascade.evaluation.claims import Spread
 from cascade.versus.outcome import Outcome, setbacks
-from cascade.versus.scoring import SCORES, Spread
+from cascade.versus.scoring import SCORES
 
 # ×4 super-resolution of faces by nets of one size, 2022: FID by Inception, LPIPS; another data set,
 # other features and other nets than ours, so a reference for the order alone

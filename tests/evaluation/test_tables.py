@@ -33,6 +33,15 @@ TABLE = ROOT / "configs" / "tables" / "mnist5k.yaml"
             "rows=[{name: Glow8, variant: x, train: [seed=1]}, {name: Glow16, variant: x}]",
             "variant x must have one list of train settings",
         ),
+        (
+            "claims=[{says: a, below: Glow8, above: Glow16, column: '8'}]",
+            "a claim names 'Glow8', which is none of GlowCC8-SRFCC16; GlowCC8",
+        ),
+        (
+            "claims=[{says: a, below: GlowCC8-SRFCC16, above: GlowCC8-SRFCC16, column: '9'}]",
+            "a claim names '9', which is none of replaced; 8; 16; bits/dim; failed",
+        ),
+        ("claims=[{says: a}]", "claims.*is not set"),
         ("rows=[{name: Glow8, train: [seed=1]}]", "rows without a variant must have one list"),
     ],
 )
@@ -52,7 +61,9 @@ def test_damaged_scores(tmp_path, text):
 
 def test_several_seeds_are_a_mean_and_a_deviation():
     rows = "rows=[{name: Glow8-SRF16, variant: slow, train: [train.lr=1e-5]}]"
-    table = load_table(TABLE, [rows, "seeds=[3,5,8]", "likelihood=9", "failures=9"])
+    both = "below: 'Glow8-SRF16, slow', above: 'Glow8-SRF16, slow'"
+    claims = f"claims=[{{says: a, {both}, column: '8'}}, {{says: b, {both}, column: replaced}}]"
+    table = load_table(TABLE, [rows, claims, "seeds=[3,5,8]", "likelihood=9", "failures=9"])
     [row] = table.rows
     base, top = parts(row, 5)
     assert {"seed=5", "train.lr=1e-5", "train.steps=600"} < set(top.settings(table))
@@ -66,3 +77,6 @@ def test_several_seeds_are_a_mean_and_a_deviation():
     assert "beside 100 images of mnist5k" in text
     figures = "2.00 ± 1.41 | 2.00 ± 0.00 | 3.500 ± 0.707 | 0.500 ± 0.000 | 2 of 3"
     assert f"| Glow8-SRF16, slow |  | {figures} |\n" in text
+    same = "2.00 ± 1.41; 2.00 ± 1.41 | +0.00 | +0.0 | cannot be told: the seeds' ranges meet"
+    assert f"| a | Glow8-SRF16, slow; Glow8-SRF16, slow | 8 | {same} |\n" in text
+    assert "| replaced |  |  |  | no figures |\n" in text

@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 
+from cascade.evaluation.claims import Spread
 from cascade.versus.outcome import Outcome, Stopwatch, read_outcome, setbacks
 from cascade.versus.pictures import chosen, difference, scaled
-from cascade.versus.scoring import SCORES, Pairs, Spread, spreads
+from cascade.versus.scoring import SCORES, Pairs
 from cascade.versus.verdict import claims
 from stages import InputError
 
@@ -24,7 +25,7 @@ def outcome(*losses, **changes):
 
 
 def spread(*values):
-    return spreads([{"x": value} for value in values])["x"]
+    return Spread.of(values)
 
 
 def verdicts(scores, outcomes=None):
@@ -146,14 +147,6 @@ def test_pauses_do_not_count():
     with watch.paused():
         sum(i * i for i in range(300_000))
     assert 5.0 <= first <= watch.seconds < first + 0.01
-
-
-def test_spreads_over_seeds():
-    found = spread(1.0, 2.0, 6.0)
-    assert (found.mean, found.least, found.most) == (3.0, 1.0, 6.0)
-    assert found.deviation == pytest.approx(math.sqrt(7))
-    assert spread(4.0) == Spread(4.0, 0.0, 4.0, 4.0) and spreads([]) == {}
-    assert not found.apart(spread(6.0)) and found.apart(spread(6.5))
 
 
 def test_pairs_know_their_factor():

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import stdev
 from typing import Any
 
 import torch
 
+from cascade.evaluation.claims import Claim, Spread, verdict
 from cascade.evaluation.features import FeatureNet
-from cascade.evaluation.tables import Row, Table, parts
+from cascade.evaluation.tables import BITS, FAILED, REPLACED, Table
 
 Entry = dict[str, Any]  # a score that is kept: the figure, and what it is ``of``
 Scores = dict[str, float]  # figures of a cascade, by column
-BITS, FAILED = "bits/dim", "failed"
 REAL = "images"  # so many real ones they are beside, which is no column
 
 
 def markdown(table: Table, scored: Mapping[str, Sequence[Scores]], net: FeatureNet) -> str:
-    """The table with our number beside the published one, and the protocol below it."""
-    sizes = list(map(str, table.sizes))
-    others = [BITS] * bool(table.likelihood) + [FAILED] * bool(table.failures)
-    heads = ["model", "replaced", *sizes, *others, *["seeds"] * bool(table.seeds)]
-    lines = [f"# {table.title}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    """The table with our number beside the published one, its claims, and the protocol below."""
+    heads = ["model", *table.columns, *["seeds"] * bool(table.seeds)]
+    lines = [f"# {table.title}", "", *header(heads)]
     for row in table.rows:
         several = scored[row.title]
         published = {str(size): score for size, score in row.published.items()}
-        given = [[scores[c] for scores in several if c in scores] for c in (*sizes, *others)]
+        published |= {} if row.replaced is None else {REPLACED: row.replaced}
         cells = [
-            beside(ours, published.get(column), 2 if column in sizes else 3)
-            for column, ours in zip((*sizes, *others), given, strict=True)
+            beside(spread(several, column), published.get(column), column)
+            for column in table.columns
         ]
-        shares = [share for seed in table.trainings for share in replaced(row, seed, table)]
-        cells = [row.title, beside(shares, row.replaced), *cells]
-        cells += [f"{len(several)} of {len(table.seeds)}"] if table.seeds else []
-        lines.append(f"| {' | '.join(cells)} |")
+        seeds = [f"{len(several)} of {len(table.seeds)}"] if table.seeds else []
+        lines.append(f"| {' | '.join([row.title, *cells, *seeds])} |")
+    if table.claims:
+        heads = ["claim", "below; above", "column", "figures", "difference", "Cohen's d", "verdict"]
+        lines += ["", *header(heads), *[told(claim, scored) for claim in table.claims]]
     distance = net.labels["frechet"]
     compared = any(row.published for row in table.rows)
     lines += ["", distance + ("; in brackets the published FID." if compared else ".")]
@@ -62,15 +60,46 @@ def markdown(table: Table, scored: Mapping[str, Sequence[Scores]], net: FeatureN
     return "\n".join(lines) + "\n"
 
 
-def beside(ours: Sequence[float], published: float | None, digits: int = 2) -> str:
-    """Our figure, a mean and deviation of several, and the published one in brackets."""
-    mean = f"{sum(ours) / len(ours):.{digits}f}" if ours else "–"
-    own = f"{mean} ± {stdev(ours):.{digits}f}" if len(ours) > 1 else mean
-    return (own if ours else "") if published is None else f"{own} ({published:.2f})"
+def header(heads: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
 
 
-def replaced(row: Row, seed: int | None, table: Table) -> list[float]:
-    """The share of disturbed low images that training of the row's last σ stage gave up on."""
-    disturbed = [part for part in parts(row, seed) if part.sigma and part.trained(table)]
-    shares = [part.replaced(table) for part in disturbed[-1:]]
-    return [share for share in shares if share is not None]
+def spread(several: Sequence[Scores], column: str) -> Spread | None:
+    """A column's figure over the cascades of a row that have it."""
+    values = [scores[column] for scores in several if column in scores]
+    return Spread.of(values) if values else None
+
+
+def digits(column: str) -> int:
+    """So many are shown of its figures."""
+    return 3 if column in (BITS, FAILED, REPLACED) else 2
+
+
+def shown(ours: Spread, column: str) -> str:
+    """A figure, a mean and deviation of several."""
+    places = digits(column)
+    deviation = f" ± {ours.deviation:.{places}f}" if ours.count > 1 else ""
+    return f"{ours.mean:.{places}f}{deviation}"
+
+
+def beside(ours: Spread | None, published: float | None, column: str) -> str:
+    """Our figure, and the published one in brackets."""
+    own = shown(ours, column) if ours else "–" if published is not None else ""
+    return own if published is None else f"{own} ({published:.2f})"
+
+
+def told(claim: Claim, scored: Mapping[str, Sequence[Scores]]) -> str:
+    """The row of a claim: both figures, how far apart they are, and what follows."""
+    below, above = (spread(scored[title], claim.column) for title in (claim.below, claim.above))
+    cells = [claim.says, f"{claim.below}; {claim.above}", claim.column]
+    if below and above:
+        effect = below.effect(above)
+        cells += [
+            f"{shown(below, claim.column)}; {shown(above, claim.column)}",
+            f"{below.mean - above.mean:+.{digits(claim.column)}f}",
+            "" if effect is None else f"{effect:+.1f}",
+            verdict(below, above),
+        ]
+    else:
+        cells += ["", "", "", "no figures"]
+    return f"| {' | '.join(cells)} |"
