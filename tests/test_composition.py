@@ -97,7 +97,7 @@ def test_composed_log_prob_tends_to_the_quadrature(kind):
 @torch.no_grad()
 def test_what_an_exact_cascade_scores_is_what_it_samples(record_property):
     """log P of all 65,536 images sums to 1, and is how often each of them is drawn."""
-    cascade, count = exact_cascade(), 100_000
+    cascade, count = exact_cascade(), 50_000
     images = expand_bits(all_integers(0, 2, (1, 4, 4)).to(torch.uint8), 1)
     nats = cascade.log_prob(images)
     assert nats.exp().sum() == pytest.approx(1, abs=1e-9)

@@ -57,7 +57,7 @@ def test_table(tmp_path):
 
 def test_two_processes_share_a_step_and_have_a_batch_each_else(tmp_path):
     file = tmp_path / "bench.json"
-    words = [*SMALL, "--against", "normflows", "--processes", "2", "--json", file]
+    words = [*SMALL, "--precision", "float32", "--processes", "2", "--json", file]
     done = launch("python", "tools/bench.py", BENCH, *words)
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
@@ -68,7 +68,6 @@ def test_two_processes_share_a_step_and_have_a_batch_each_else(tmp_path):
         if row["operation"] == "likelihood":
             counted = row["gflops"] * 1e6 * row["ms"]
             assert counted == pytest.approx(2 * convolutions(16, 3, 2, 8, 2), rel=1e-6)
-    assert found["train_ratio"] > 0 and found["sample_ratio"] > 0
 
 
 def test_the_baseline_of_the_library_uses_its_convolutions():
@@ -92,11 +91,11 @@ def test_every_operation_of_an_srflow_runs():
 
 def test_memory_is_that_of_one_operation():
     """At least the two hidden images of every coupling net; less, if they are computed again."""
-    command = ["python", "tools/bench.py", BENCH, "data.size=32", "--memory", "training"]
+    command = ["python", "tools/bench.py", BENCH, "train.batch_size=4", "--memory", "training"]
     stored = launch(*command)
     again = launch(*command, "train.memory=checkpoint")
     assert stored.returncode == again.returncode == 0
-    hidden = 2 * 8 * 16 * (16 * 16 + 8 * 8 + 4 * 4) * 128 * 4
+    hidden = 2 * 8 * 4 * (16 * 16 + 8 * 8 + 4 * 4) * 128 * 4
     assert int(stored.stdout) > hidden
     assert 0 < int(again.stdout) < 0.8 * int(stored.stdout)
 

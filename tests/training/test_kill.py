@@ -40,7 +40,7 @@ LAUNCHERS = {
 def settings(out: Path, data: Path, kills: int) -> list[str]:
     """Of a run with a state after every step: much of its time is spent writing."""
     return [
-        *[*TINY, f"out={out}", f"data.name={data}", f"train.steps={30 + 8 * kills}"],
+        *[*TINY, f"out={out}", f"data.name={data}", f"train.steps={14 + 6 * kills}"],
         *["train.save_every=1", "train.log_every=1", "train.sample_every=5"],
         *["train.pretrain_steps=4", "train.frozen_steps=4", "train.validate_images=64"],
         "train.init_images=64",

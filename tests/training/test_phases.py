@@ -62,7 +62,7 @@ def test_phases_are_logged_and_the_encoder_learns(trained):
     assert all("bpd" in row for row in rows[10:]) and not any("bpd" in row for row in rows[:10])
 
 
-@pytest.mark.parametrize("stop", [5, 10, 15, 20, 25])
+@pytest.mark.parametrize("stop", [5, 10, 20])
 def test_a_run_resumes_in_any_phase(trained, few_digits, tmp_path, stop):
     config = load_config(trained / "config.yaml", [f"out={tmp_path / 'cut'}"])
     run = Trainer(config)

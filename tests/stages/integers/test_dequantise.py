@@ -80,7 +80,7 @@ def test_probabilities_of_all_integers_sum_to_one_but_for_the_margins():
     body.norm.log_scale.data += 0.5
     plain = cube_probabilities(Flow(body, (2, 1, 1), 0), images, bits, nodes=20)
     part = randomise(Dequantiser(2, 4, bits, steps=2), 0.1)
-    moved = cube_probabilities(Flow(body, (2, 1, 1), 0, dequantiser=part), images, bits, nodes=60)
+    moved = cube_probabilities(Flow(body, (2, 1, 1), 0, dequantiser=part), images, bits, nodes=40)
     assert plain.sum() == pytest.approx(1, abs=1e-6)
     assert 1 - 10 * MARGIN < moved.sum() < 1
     assert (moved <= plain * (1 + 1e-6)).all()
