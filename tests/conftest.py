@@ -116,7 +116,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--kills", type=int, default=3, help="how often tests/training/test_kill.py kills a run"
+        "--kills", type=int, default=2, help="how often tests/training/test_kill.py kills a run"
     )
     web = "tests/web/browser.py"
     parser.addoption("--run", help=f"the cascade that {web} shows, not one of chance")

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, launch, run_tool
+from conftest import ROOT, TINY, run_tool
 
 from cascade import Cascade, InputError
 from cascade.config import load_config
@@ -82,23 +82,6 @@ def test_a_run_that_stopped_ends_with_the_same_weights(digits, tmp_path, kind):
     train(tmp_path / "cut", *settings)
     assert same(tmp_path / "whole", tmp_path / "cut")
     assert load_record(tmp_path / "cut").previous == Cascade.load(digits / "glow8").stages[0].digest
-
-
-def test_two_processes_disturb_as_one(digits, tmp_path):
-    settings = [f"augment.previous={digits / 'glow8'}", "augment.sigma=[0.2,1.0]"]
-    settings += ["train.warmup=0", "train.lr=0.001", "augment.limit=0.8"]  # so that some explode
-    train(tmp_path / "one", *settings)
-    done = launch(
-        "torchrun", "--standalone", "--nproc_per_node", "2",
-        "tools/train.py", SRF16, f"out={tmp_path / 'two'}", *FEW, *settings,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
-        assert two["bpd"] == pytest.approx(one["bpd"], rel=1e-2)
-        assert two["replaced"] == pytest.approx(one["replaced"])
-    assert 0 < sum(row["replaced"] for row in rows(tmp_path / "one")) < 6
-    first = [rows(tmp_path / name)[0]["grad_norm"] for name in ("one", "two")]
-    assert first[1] == pytest.approx(first[0], rel=1e-4)
 
 
 def test_what_an_image_becomes_is_its_own(digits, low):
