@@ -41,6 +41,7 @@ lint: .venv/installed
 docs: .venv/installed
 	$(MKDOCS) build --strict
 
+# modules are compiled when they are first imported, not all at once: a minute less
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[test]'
