@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from cascade.building import build
@@ -23,6 +23,7 @@ from cascade.training.phases import Phase, encoder_loss, flow_loss, phases, supe
 from cascade.utils.compiling import begin_step, compile_options
 from cascade.utils.tensors import kinds, weights_digest
 from stages import Flow, InputError, StageLoss, initialise
+from stages.nets import ResidualBlock
 
 
 class Learner:
@@ -166,7 +167,11 @@ class Learner:
 
 
 def _start(flow: Flow, stage: Stage) -> None:
-    """Give a flow a trained stage's weights; what only the flow has keeps its first values."""
+    """Give a flow a trained stage's weights; what only the flow has keeps its first values.
+
+    But residual blocks that only the flow has begin as the identity, so that a deeper stage starts
+    as good as the one it grows from (Net2Net, section 2.2, https://arxiv.org/abs/1511.05641).
+    """
     trained, own = stage.flow.state_dict(), flow.state_dict()
     places = kinds(own)
     for name, kind in kinds(trained).items():
@@ -177,3 +182,7 @@ def _start(flow: Flow, stage: Stage) -> None:
                 "model.… settings of its config.yaml"
             )
     flow.load_state_dict({**own, **trained})
+    for name, module in flow.named_modules():
+        if isinstance(module, ResidualBlock) and f"{name}.two.weight" not in trained:
+            nn.init.zeros_(module.two.weight)
+            nn.init.zeros_(module.two.bias)  # type: ignore[arg-type]  # it has one

@@ -59,6 +59,23 @@ def test_a_stage_may_learn_classes_that_its_start_does_not_know(few_digits, tmp_
         run_of(few_digits, tmp_path / "other", *MIXTURE, "model.classes=0", f"train.start={out}")
 
 
+def test_a_deeper_stage_starts_as_good_as_the_one_it_grows_from(few_digits, tmp_path):
+    """Residual blocks that its start has not are the identity at first, and learn."""
+    trained, out = tmp_path / "trained", tmp_path / "run"
+    assert run_of(few_digits, trained, *MIXTURE).run()
+    deeper = ["model.mixture_blocks=3", f"train.start={trained}", "train.steps=3"]
+    run = run_of(few_digits, out, *MIXTURE, *deeper)
+    images = torch.randint(-128, 128, (3, 1, 8, 8)) / 256
+    label = torch.tensor([0, 3, 9])
+    before = load_stage(trained).flow.log_prob(images, label=label)
+    with torch.no_grad():
+        for flow in (run.flow, run.learner.loss.flow):
+            assert flow.eval().log_prob(images, label=label).equal(before)
+    assert run.run()
+    weights = read_tensors(out / "model.safetensors")
+    assert all(weights[name].any() for name in weights if ".blocks.2." in name)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
