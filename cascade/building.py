@@ -31,6 +31,7 @@ WIDTHS = (  # at most a value each
     "encoder_features",
     "encoder_growth",
     "mixture_width",
+    "downscaler",
 )
 NOT_OF_THE_FLOW = ("kind", "hole", "pyramid", "class_weight", "class_loss")
 OF_THE_MIXTURE = ("components", "colour", "order", "mixture_width", "mixture_blocks")

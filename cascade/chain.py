@@ -25,7 +25,7 @@ from cascade.manifest import check_order
 from cascade.pretrained import Pretrained
 from cascade.stage import Stage, StageList, per_stage
 from cascade.transforms.dequantise import expand_bits, log_volume, reduce_bits
-from cascade.transforms.pyramid import halve_to, pyramid
+from cascade.transforms.pyramid import halve_to
 from cascade.utils.non_finite import NONE_FINITE, NotFinite, check_some_finite, first_not_finite
 from cascade.utils.seeds import sample_noise, whole_number
 from stages import InputError, InputWarning
@@ -322,7 +322,7 @@ class Cascade(Pretrained):
             return SampleCheck(names, [], torch.zeros(0, len(names)))
         draw = self.draw(num, seed=seed)
         images = [reduce_bits(image, self.bits) for image in draw.images]
-        result = consistency(images, self.bits, self.pyramid)
+        result = consistency(images, self.stages)
         return SampleCheck([stage.name for stage in self.stages], result, draw.clipped)
 
     @torch.no_grad()
@@ -427,7 +427,10 @@ class Cascade(Pretrained):
                 f"got {images.dtype} {tuple(images.shape)}"
             )
         reduced = reduce_bits(images.cpu(), self.bits)
-        return pyramid(reduced, len(self.stages), self.bits, self.pyramid)
+        levels = [reduced]
+        for stage in reversed(self.stages[1:]):
+            levels.append(stage.lower(levels[-1]))
+        return levels[::-1]
 
     def _labels(self, labels: Labels, count: int) -> Tensor | None:
         if labels is None:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cascade.stage import Stage, StageList
 from cascade.transforms.dequantise import bits_per_dim, log_volume
-from cascade.transforms.pyramid import halve
 
 BOUND = "so the figure is a lower bound on log P(image), and bits/dim is an upper bound"
 CLIPPED = (
@@ -77,23 +77,23 @@ def compose(
     return torch.stack(nats, dim=1), posterior
 
 
-def low_distances(images: Sequence[Tensor], bits: int, pyramid: str) -> list[Tensor]:
+def low_distances(images: Sequence[Tensor], stages: Sequence[Stage] | StageList) -> list[Tensor]:
     """|D(sample_i) − sample_{i−1}| in grey levels, float64 (N, C, h, w), for each stage but one."""
     return [
-        (halve(high, bits, pyramid).int() - low.int()).abs().double()
-        for low, high in itertools.pairwise(images)
+        (stage.lower(high).int() - low.int()).abs().double()
+        for stage, (low, high) in zip(stages[1:], itertools.pairwise(images), strict=True)
     ]
 
 
 def consistency(
-    images: Sequence[Tensor], bits: int = 8, pyramid: str = "bicubic"
+    images: Sequence[Tensor], stages: Sequence[Stage] | StageList
 ) -> list[dict[str, float]]:
     """How far D(sample_i) is from sample_{i−1}: mean and worst in grey levels, share exact.
 
-    ``images`` are those of every stage, base first, integers (N, C, h, w) of n bits.
+    ``images`` are those of all ``stages``, base first, integers (N, C, h, w) of n bits.
     """
     result = []
-    for distance in low_distances(images, bits, pyramid):
+    for distance in low_distances(images, stages):
         result.append(
             {
                 "mean": distance.mean().item(),

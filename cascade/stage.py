@@ -17,7 +17,8 @@ from cascade.building import build_with
 from cascade.config import StageConfig, load_saved, save_config
 from cascade.record import Record, load_record
 from cascade.transforms.coding import Coding, coding, condition
-from cascade.transforms.dequantise import centre
+from cascade.transforms.dequantise import centre, quantise
+from cascade.transforms.pyramid import halve
 from cascade.utils.chunks import chunk_of, in_chunks
 from cascade.utils.compiling import compiled
 from cascade.utils.tensors import read_tensors, write_tensors
@@ -107,6 +108,14 @@ class Stage(nn.Module):
         An SRFlow's low image is none: it is the image of the stage below.
         """
         return condition(self.config, image) if self.given else None
+
+    def lower(self, image: Tensor) -> Tensor:
+        """The integer images of half the size, uint8, that the stage is given of integer ones."""
+        low = halve(image, self.config.data.bits, self.config.model.pyramid)
+        if self.flow.downscaler is None:
+            return low
+        moved = self.run(self.flow.downscaler, self.coding.centre(image), low)
+        return quantise(moved, self.config.data.bits)
 
     @property
     def shape(self) -> tuple[int, int, int]:

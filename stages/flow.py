@@ -24,6 +24,7 @@ from stages.bijection import (
 from stages.coupling import Coupling, InjectorNets, repeat_condition
 from stages.encoder import RRDB, Encoder
 from stages.errors import InputError
+from stages.integers.downscaler import Downscaler
 from stages.integers.mixture import LogisticMixture
 from stages.integers.support import upsampled
 from stages.labels import NO_LABEL
@@ -67,6 +68,8 @@ class Flow(nn.Module):
         holes: what the encoder reads is as large as the image, and squeezed before: the image, of
             which some pixels are given, and one channel more, see `HoleSupport`.
         label_optional: whether the flow, if it has classes, may be used without labels.
+        downscaler: makes the low images of images, None where something else makes them. It has no
+            part in a density.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Flow(nn.Module):
         mixture: LogisticMixture | None = None,
         label_optional: bool = False,
         holes: bool = False,
+        downscaler: Downscaler | None = None,
     ):
         super().__init__()
         self.shape = shape
@@ -93,6 +97,7 @@ class Flow(nn.Module):
         self.body = body
         self.encoder: Any = encoder  # or None
         self.residual = residual
+        self.downscaler: Any = downscaler  # or None
         if classes and mixture is None:
             top, _ = self._split_latents(torch.empty(1, *shape))
             self.prior = ClassPrior(classes, top.shape[1])
@@ -323,6 +328,10 @@ class StageLoss(nn.Module):
         self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         return self.flow.score(x, low, label)
+
+    def log_prob(self, x: Tensor, low: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """What `forward` gives first, alone."""
+        return self.flow.log_prob(x, low, label)
 
 
 def without_priors(flow: Flow) -> Flow:

@@ -9,6 +9,7 @@ from stages.encoder import Encoder, ResidualEncoder
 from stages.errors import InputError
 from stages.flow import Flow, check_size
 from stages.integers.dequantise import dequantiser
+from stages.integers.downscaler import Downscaler
 from stages.integers.mixture import LogisticMixture, MixtureSettings, without_steps
 from stages.integers.support import ChromaSupport, DetailSupport, HoleSupport, PixelSupport, Support
 from stages.mixture_coupling import make_coupling
@@ -48,6 +49,7 @@ def srflow(
     dequantise_steps: int = 4,
     bits: int = 8,
     label_optional: bool = False,
+    downscaler: int = 0,
 ) -> Flow:
     """An SRFlow for images (C, H, W), given low-resolution images (C, H/2, W/2).
 
@@ -91,6 +93,8 @@ def srflow(
         dequantise_steps: couplings of a variational dequantisation.
         bits: n of the integers v that these read, y = (v + u)/2ⁿ − ½.
         label_optional: whether the flow may be used without labels, see `Flow`.
+        downscaler: hidden channels of the net that low images are made by, see `Downscaler`; 0 for
+            low images that something else makes.
 
     Raises:
         InputError: if H or W is not divisible by 2^L, for ``residual`` together with ``details`` or
@@ -159,7 +163,8 @@ def srflow(
         body = Squeeze(level(channels, levels)) if squeezed else level(channels, levels)
     bins = dequantiser(dequantise, channels, width, bits, dequantise_steps, features, squeezed)
     mixture = LogisticMixture(support, image_channels, features, first, classes) if first else None
+    lowers = Downscaler(image_channels, downscaler, bits) if downscaler else None
     return Flow(
         body, shape, levels, classes, reader, residual, squeezed, bins, mixture, label_optional,
-        holes,
+        holes, lowers,
     )  # fmt: skip

@@ -6,10 +6,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import randomise
+from conftest import ROOT, randomise
 from enumeration import all_integers, cube_probabilities
 
+from cascade.building import build
+from cascade.config import load_config
 from cascade.likelihood import Report, class_columns, compose, consistency
+from cascade.stage import Stage
 from cascade.transforms.coding import Pixels
 from cascade.transforms.pyramid import halve
 from stages import glow
@@ -107,10 +110,13 @@ def test_report_adds_nats_and_divides_once():
 def test_consistency_counts_grey_levels():
     high = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
     low = halve(high)
-    assert consistency([low, high]) == [{"mean": 0.0, "worst": 0.0, "exact": 1.0}]
+    config = load_config(ROOT / "configs" / "mnist5k" / "srf16.yaml", ["model.width=4"])
+    above = Stage("srf16", config, build(config))
+    stages = [above, above]  # of the lowest, nothing is asked
+    assert consistency([low, high], stages) == [{"mean": 0.0, "worst": 0.0, "exact": 1.0}]
     off = low.clone().int()
     off[0, 0, 0, 0] += 5 if off[0, 0, 0, 0] < 128 else -5
-    found = consistency([off.to(torch.uint8), high])[0]
+    found = consistency([off.to(torch.uint8), high], stages)[0]
     assert found["worst"] == 5 and found["mean"] == pytest.approx(5 / 48)
     assert found["exact"] == pytest.approx(47 / 48)
 

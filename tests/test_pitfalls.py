@@ -385,7 +385,7 @@ def test_12_every_image_counts_once(digits_source, eights):
     flow = next(flows())[0].float()
     expected = density_bpd(flow.log_prob(y), y, 8)
     assert len(y) == 64
-    assert held_out.bpd(flow) == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert held_out.bpd(StageLoss(flow)) == pytest.approx(expected.mean().item(), rel=1e-5)
 
 
 def test_13_given_a_class_is_not_without(eights):

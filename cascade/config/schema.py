@@ -72,6 +72,7 @@ class SRFlowModel(Model):
     encoder_growth: int = 32
     encoder_blocks: int = 23
     encoder: str = "rrdb"  # rrdb or residual: what the encoder's blocks are
+    downscaler: int = 0  # width of a net that moves the low images, learned by train.joint
 
 
 @dataclass
@@ -121,6 +122,7 @@ class Train:
     keep: int = 2  # newest states kept to resume from
     trackers: list[str] = field(default_factory=list)  # tensorboard, wandb
     start: str | None = None  # a trained stage whose weights training starts from
+    joint: str | None = None  # the trained stage below, which is trained along on the joint bound
     resume: str = "auto"  # auto, never, or force: auto, though the training images have changed
 
 

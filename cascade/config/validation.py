@@ -48,6 +48,7 @@ LEAST = {
     "model.encoder_features": 1,
     "model.encoder_growth": 1,
     "model.encoder_blocks": 1,
+    "model.downscaler": 0,
     "augment.refresh": 1,
     "train.steps": 0,
     "train.accumulate": 1,
@@ -190,12 +191,36 @@ def _check_together(config: StageConfig) -> None:
         raise InputError(
             "model.dequantise=variational gains nothing at model.steps=0: leave it out"
         )
+    _check_joint(config)
     if train.frozen_steps > train.steps:
         raise InputError("train.frozen_steps must be at most train.steps")
     if config.model.pyramid == "haar" and getattr(config.model, "residual", False):
         raise InputError(
             "model.residual needs model.pyramid=bicubic: Haar details are a residual already"
         )
+
+
+def _check_joint(config: StageConfig) -> None:
+    """Raise `InputError` for joint training of what cannot be trained so."""
+    model, train = config.model, config.train
+    if bool(train.joint) != bool(getattr(model, "downscaler", 0)):
+        raise InputError(
+            "train.joint, the stage below, and model.downscaler, the width of the net that makes "
+            "the low images, go together: set both or none"
+        )
+    if not train.joint:
+        return
+    for fits, needed in (
+        (config.upsamples and model.pyramid == "bicubic", "an SRFlow of model.pyramid=bicubic"),
+        (train.start, "train.start, the trained stage itself"),
+        (not config.augment.previous, "low images that nothing disturbs: leave augment out"),
+        (not train.frozen_steps, "train.frozen_steps=0"),
+        (not train.label_dropout, "train.label_dropout=0"),
+        (not train.patience, "train.patience=0"),
+        (train.memory != "reversible", "train.memory=store or checkpoint"),
+    ):
+        if not fits:
+            raise InputError(f"train.joint needs {needed}")
 
 
 def _value(config: StageConfig, key: str) -> Any:

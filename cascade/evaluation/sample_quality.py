@@ -162,6 +162,6 @@ def _consistency(cascade: Cascade, images: Sequence[Tensor]) -> Tensor:
     """Mean |D(image) − low| of each sample, in grey levels, (N, stages − 1)."""
     levels = [reduce_bits(image, cascade.bits) for image in images]
     result = [torch.zeros(len(levels[0]), 0, dtype=torch.float64)]
-    for distance in low_distances(levels, cascade.bits, cascade.pyramid):
+    for distance in low_distances(levels, cascade.stages):
         result.append(distance.flatten(1).mean(1, keepdim=True))
     return torch.cat(result, 1)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from cascade.stage import Stage
 from cascade.transforms.dequantise import expand_bits, reduce_bits
-from cascade.transforms.pyramid import halve
 from stages import Flow, InputError
 from stages.bijection import merge_latents, split_latents
 from stages.flow import check_size
@@ -35,7 +34,7 @@ def encode(stage: Stage, images: Tensor, labels: Tensor | None = None) -> tuple[
     check_size("SRFlow", images.shape[2], images.shape[3], stage.flow.levels)
     bits = stage.config.data.bits
     reduced = reduce_bits(images, bits)
-    low = halve(reduced, bits, stage.config.model.pyramid)
+    low = stage.lower(reduced)
     noise = stage.run(stage.flow.noise_of, stage.coding.centre(reduced), low, labels)
     return noise, low
 

@@ -13,7 +13,6 @@ from cascade.photos.tiling import unit
 from cascade.stage import Stage
 from cascade.training.metrics_log import read_metrics
 from cascade.transforms.dequantise import density_bpd, reduce_bits
-from cascade.transforms.pyramid import halve
 from cascade.utils.seeds import generator
 
 ACROSS = 4  # patches looked at along each side
@@ -55,7 +54,7 @@ def typicality(stage: Stage, image: Tensor, label: int | None = None) -> Typical
     patches = spread_patches(reduce_bits(image, stage.config.data.bits), stage)
     if patches is None:
         return None
-    low = halve(patches, stage.config.data.bits, stage.config.model.pyramid)
+    low = stage.lower(patches)
     labels = labels_of(stage, label, len(patches))
     noise = torch.randn(stage.coding.values(patches).shape, generator=generator("typical"))
     drawn = stage.run(stage.flow.sample, noise, low, labels)

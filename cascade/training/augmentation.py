@@ -19,7 +19,6 @@ from cascade.config.sigma import sigma_at
 from cascade.data.sources import ImageSource
 from cascade.manifest import check_chain
 from cascade.stage import Stage, load_stage
-from cascade.transforms.pyramid import halve
 from cascade.utils.seeds import generator, image_digest
 from cascade.utils.tensors import weights_digest
 from stages import InputError
@@ -143,7 +142,7 @@ class Augmentation:
         self, stage: Stage, keys: list[tuple[Any, ...]], rows: Tensor, low: Tensor, label: Any
     ) -> None:
         """Fill the pool with the images at ``rows``, which ``keys`` name."""
-        seed, model, data = self.config.seed, self.config.model, self.config.data
+        seed = self.config.seed
         sources = [generator("augment", seed, self.block, *key) for key in keys]
         step = self.block * self.augment.refresh
         sigma = torch.tensor([sigma_at(self.augment.sigma, step, source) for source in sources])
@@ -151,7 +150,7 @@ class Augmentation:
         image = low[rows]
         lower = None
         if stage.config.upsamples:
-            lower = halve(image, data.bits, model.pyramid)
+            lower = stage.lower(image)
         label = label[rows] if self.labelled else None
         disturbed, exploded = image, torch.zeros(len(rows), dtype=torch.bool)
         if sigma.any():

@@ -14,10 +14,11 @@ from cascade.data.batches import Batches
 from cascade.data.sources import ImageSource
 from cascade.figures.grid import save_grid
 from cascade.training.augmentation import restore
+from cascade.training.joint import JointLoss
 from cascade.transforms.coding import coding
 from cascade.transforms.dequantise import density_bpd, expand_bits, quantise
 from cascade.utils.seeds import sample_noise
-from stages import Flow
+from stages import Flow, StageLoss
 from stages.flow import without_priors
 
 GRID = 8  # sample pictures show 8×8 images
@@ -38,11 +39,11 @@ class HeldOut:
         self.batch = batches.fixed(max(config.train.validate_images, GRID * GRID)).to(device)
 
     @torch.no_grad()
-    def bpd(self, flow: Flow) -> float:
-        """Mean bits/dim of the held-out images under a stage's flow."""
+    def bpd(self, model: StageLoss | JointLoss) -> float:
+        """Mean bits/dim of the held-out images: a stage's own, or two stages' joint ones."""
         result = []
         for inputs, _ in self._parts():
-            result.append(density_bpd(flow.log_prob(*inputs), inputs[0], self.config.data.bits))
+            result.append(density_bpd(model.log_prob(*inputs), inputs[0], self.config.data.bits))
         return torch.cat(result).mean().item() / self.config.share
 
     @torch.no_grad()
@@ -89,7 +90,9 @@ class HeldOut:
     def picture(self, flow: Flow, file: Path) -> None:
         """Write a grid of samples: a class a row from a Glow, held-out images' from an SRFlow."""
         count = min(GRID * GRID, len(self.batch.target))
-        low, label = self.batch.low, self.batch.label
+        target, low, label = self.batch.parts
+        if flow.downscaler is not None:
+            low = flow.downscaler(target, low)
         if low is None and label is not None:
             label = torch.arange(count, device=self.device) // GRID % self.config.model.classes
         low, label = (None if t is None else t[:count] for t in (low, label))

@@ -19,6 +19,7 @@ from cascade.optimization.optimizers import optimiser
 from cascade.optimization.rates import learning_rate
 from cascade.pretrained import load_one
 from cascade.stage import Stage
+from cascade.training.joint import Below, JointLoss
 from cascade.training.phases import Phase, encoder_loss, flow_loss, phases, super_resolution
 from cascade.utils.compiling import begin_step, compile_options
 from cascade.utils.tensors import kinds, weights_digest
@@ -40,13 +41,21 @@ class Learner:
         self.average: Any = None  # or an `AveragedModel`
         self.optimizer: torch.optim.Optimizer
         torch.manual_seed(config.seed)
-        self.loss = StageLoss(build(config)).to(accelerator.device)
-        self.loss.flow.set_activation_memory(config.train.memory)
+        flow = build(config)
+        self.below = Below(config) if config.train.joint else None
+        loss = JointLoss(flow, self.below.stage) if self.below else StageLoss(flow)
+        self.loss = loss.to(accelerator.device)
+        flow.set_activation_memory(config.train.memory)
+
+    @property
+    def trained(self) -> StageLoss | JointLoss:
+        """What is trained, with the weights to use: the averaged ones where averaging is on."""
+        return self.loss if self.average is None else self.average.module
 
     @property
     def flow(self) -> Flow:
-        """The weights to use: the averaged ones where averaging is on."""
-        return self.loss.flow if self.average is None else self.average.module.flow
+        """The stage's flow, with the weights to use."""
+        return self.trained.flow
 
     @property
     def pretraining(self) -> bool:
@@ -77,6 +86,8 @@ class Learner:
         self.enter(self.phases[0])
         if self.config.train.start is None:
             return ""
+        if self.below:
+            self.below.begin()
         stage = load_one(self.config.train.start)
         for module in (self.loss, *([self.average.module] if self.average else [])):
             _start(module.flow, stage)
@@ -120,7 +131,7 @@ class Learner:
     def _set_up_flow(self) -> None:
         train = self.config.train
         first = self.batches.fixed(train.init_images).to(self.accelerator.device)
-        initialise(self.loss, *first.parts)
+        initialise(StageLoss(self.loss.flow), *first.parts)  # and not a trained stage below
         self.module = self.loss
         self.average = averaged(self.loss, train.ema) if train.ema else None
         self.optimizer = optimiser(self.loss, train)

@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from cascade.config import StageConfig, Train
+from cascade.training.joint import JointLoss
 from cascade.training.metrics_log import read_metrics
 from cascade.training.stage_data import StageData
 from cascade.utils.files import whole
-from stages import Flow
+from stages import StageLoss
 
 PACKAGES = ("torch", "accelerate", "numpy", "csrflow")
 
 
-def write_card(config: StageConfig, images: StageData, flow: Flow) -> None:
+def write_card(config: StageConfig, images: StageData, trained: StageLoss | JointLoss) -> None:
     """Say what a stage is, what it learned from, how good it is, and how to make it again.
 
-    ``flow`` holds the weights to use, ``images`` what it was trained on.
+    ``trained`` holds the weights to use, ``images`` what it was trained on.
     """
+    flow = trained.flow
     folder, data, model = Path(config.out), config.data, config.model
     held_out = images.held_out
     what = "Haar details" if config.of_details else "images"
@@ -41,11 +43,13 @@ def write_card(config: StageConfig, images: StageData, flow: Flow) -> None:
     noise = f"one draw\nof {model.dequantise} dequantisation noise"
     noise = "without dequantisation" if flow.exact else noise
     weights = "averaged" if config.train.ema else "last"
-    facts = {**_training(config, images), "held out": f"{held_out.bpd(flow):.4f} bits/dim"}
+    facts = {**_training(config, images), "held out": f"{held_out.bpd(trained):.4f} bits/dim"}
+    whose = "this stage's own bits/dim" if not config.train.joint else "both stages' bits/dim"
     table = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
     elsewhere = " It is not the cascade's figure: for\n"
     elsewhere += "that, run `csrflow likelihood` on the cascade's folder."
     elsewhere *= not config.stands_alone
+    best = ", `best.safetensors` those that did best on held-out\nimages" * (not config.train.joint)
     command = shlex.join([str(folder / "config.yaml"), f"out={folder}-again"])
     text = f"""# {folder.name}
 
@@ -56,11 +60,10 @@ A {model.kind} of {data.size}x{data.size} {what}{given}, {parameters:,} paramete
 |---|---|
 {table}
 
-Held out: this stage's own bits/dim of {len(held_out.batch.target)} images of the \
+Held out: {whose} of {len(held_out.batch.target)} images of the \
 {held_out.split} split{asked}, {noise}, {weights} weights.{elsewhere}
 
-`model.safetensors` holds the weights to use, `best.safetensors` those that did best on held-out
-images, `config.yaml` every setting. To train it again:
+`model.safetensors` holds the weights to use{best}, `config.yaml` every setting. To train it again:
 
 ```sh
 csrflow train {command}
@@ -91,6 +94,8 @@ def _training(config: StageConfig, images: StageData) -> dict[str, str]:
         )
     if train.start:
         facts["starts from"] = f"{train.start}, SHA-256 {images.record.start[:16]}"
+    if train.joint:
+        facts["trained along"] = f"{train.joint}, and the low images between them"
     if augment.previous:
         facts["low images"] = (
             f"disturbed in the latents of {augment.previous}, sigma {augment.sigma}, "

@@ -22,6 +22,7 @@ RESUMED_AS_IT_WAS = {
         "frozen_steps",
         "label_dropout",
         "start",
+        "joint",
     ],
 }
 

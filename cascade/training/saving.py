@@ -112,7 +112,7 @@ class Saver:
             counts["waited"] = progress.waited
         if self.config.train.seconds:
             counts["seconds"] = progress.seconds
-        if progress.improved:
+        if progress.improved and not learner.below:  # best weights of one stage go with no other
             write_tensors(learner.flow.state_dict(), self.out / "best.safetensors")
             progress.improved = False
         file = self.states.file(progress.step)
@@ -126,6 +126,8 @@ class Saver:
         if self.learner.pretraining:
             return
         best = self._best() if self.config.train.patience else None
+        if self.learner.below:
+            self.learner.below.save(self.learner.trained)
         write_tensors(best or self.learner.flow.state_dict(), self.out / "model.safetensors")
         if not self.listed:
             register(self.out)

@@ -180,7 +180,7 @@ class Trainer:
             self._save()
         if self.processes.main:
             self.saver.finish()
-            write_card(self.config, self.data, self.flow)
+            write_card(self.config, self.data, self.learner.trained)
         return True
 
     def _count_seconds(self, begun: float) -> None:
@@ -261,7 +261,7 @@ class Trainer:
         held_out = self.data.held_out
         if self.learner.pretraining:
             return {f"{held_out.split}_l1": held_out.l1(self.learner.module)}
-        result = held_out.bpd(self.flow)
+        result = held_out.bpd(self.learner.trained)
         self.progress.waited += 1
         if result < self.progress.best:
             self.progress.best, self.progress.improved, self.progress.waited = result, True, 0

@@ -19,7 +19,7 @@ from cascade.stage import load_stage
 from cascade.training.held_out import HeldOut
 from cascade.transforms.coding import condition, with_hole
 from cascade.transforms.dequantise import dequantise, integers
-from stages import InputError, MixtureSettings, srflow
+from stages import InputError, MixtureSettings, StageLoss, srflow
 from stages.integers.support import HoleSupport
 
 NAME = "inpaint/mnist5k"
@@ -125,7 +125,7 @@ def test_trained_and_scored_by_what_is_missing(few_digits, tmp_path):
     assert stage["constant"] == pytest.approx(-256 * np.log(256))  # of all values' bins
     loaded = load_stage(out)
     held_out = HeldOut(loaded.config, open_images(str(few_digits), "validation", 1), "cpu")
-    assert 0 < held_out.bpd(loaded.flow) < 10
+    assert 0 < held_out.bpd(StageLoss(loaded.flow)) < 10
     sheet = tmp_path / "sheet.png"
     words = ["--data", few_digits, "--num", 2, "--out", sheet]
     done = run_tool("figures", "versions", out, *words)

@@ -42,7 +42,7 @@ def draw_samples(args: argparse.Namespace) -> list[Row]:
             raise InputError(NONE_FINITE)
         blocks.append(Block(run, draw.images, names=resolutions(cascade)))
         levels = [reduce_bits(images, cascade.bits) for images in draw.images]
-        pairs = consistency(levels, cascade.bits, cascade.pyramid)
+        pairs = consistency(levels, cascade.stages)
         for i, stage in enumerate(cascade.stages):
             rows.append(
                 {
