@@ -217,7 +217,6 @@ def _check_joint(config: StageConfig) -> None:
         (not train.frozen_steps, "train.frozen_steps=0"),
         (not train.label_dropout, "train.label_dropout=0"),
         (not train.patience, "train.patience=0"),
-        (train.memory != "reversible", "train.memory=store or checkpoint"),
     ):
         if not fits:
             raise InputError(f"train.joint needs {needed}")

@@ -45,7 +45,8 @@ class Learner:
         self.below = Below(config) if config.train.joint else None
         loss = JointLoss(flow, self.below.stage) if self.below else StageLoss(flow)
         self.loss = loss.to(accelerator.device)
-        flow.set_activation_memory(config.train.memory)
+        for module in (flow, *([self.below.stage.flow] if self.below else [])):
+            module.set_activation_memory(config.train.memory)
 
     @property
     def trained(self) -> StageLoss | JointLoss:
