@@ -36,6 +36,8 @@ class JointLoss(nn.Module):
         super().__init__()
         self.flow, self.config = flow, below.config
         self.below: Flow = below.flow.train()
+        if self.below.downscaler is not None:  # its low images stay as they are
+            self.below.downscaler.requires_grad_(False)
 
     def forward(
         self, x: Tensor, low: Tensor, label: Tensor | None = None
@@ -61,7 +63,7 @@ class JointLoss(nn.Module):
             whole = halve(quantise(adapted.detach(), bits), bits, self.config.model.pyramid)
             lowest = centre(whole, x.dtype, bits)
             if self.below.downscaler is not None:
-                lowest = self.below.downscaler(adapted.detach(), lowest).detach()
+                lowest = self.below.downscaler(adapted.detach(), lowest)
         more, others = self.below.score(y, lowest, label if self.below.classes else None)
         known = [part for part in (logits, others) if part is not None]
         nats = nats + more - log_volume(y[0].numel(), bits)

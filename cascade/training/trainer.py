@@ -43,6 +43,8 @@ class Trainer:
         check_optimizer(config.train.optimizer)
         self.config = config
         self.out = Path(config.out)
+        if restart and config.train.joint and self.out.exists():
+            raise InputError(f"{self.out} was trained with another stage: use another out=")
         self.accelerator = accelerator(config)
         self.processes = Processes(self.accelerator)
         self.processes.agree(self._check_batch)

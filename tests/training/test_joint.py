@@ -114,6 +114,8 @@ def test_both_stages_move_and_a_run_goes_on_without_what_it_began_from(few_digit
     assert above_of(few_digits, parts / "srf16", *options, "train.steps=2").run()
     shutil.rmtree(source)
     assert above_of(few_digits, parts / "srf16", *options).run()
+    with pytest.raises(InputError, match="was trained with another stage: use another out="):
+        Trainer(load_stage(parts / "srf16").config, restart=True)
     for name in ("glow8", "srf16"):
         after, again = weights_of(whole / name), weights_of(parts / name)
         assert all(again[key].equal(value) for key, value in after.items())
