@@ -217,6 +217,7 @@ def _check_joint(config: StageConfig) -> None:
         (not train.frozen_steps, "train.frozen_steps=0"),
         (not train.label_dropout, "train.label_dropout=0"),
         (not train.patience, "train.patience=0"),
+        (not train.watch_sigmas, "train.watch_sigmas=[]"),
     ):
         if not fits:
             raise InputError(f"train.joint needs {needed}")

@@ -2,7 +2,7 @@
 
 Of any map D' of images to smaller images of integers, P(x) ≥ P(D'(x))·P(x | D'(x)). Where D' is
 fixed, the two factors share no weights, and training them together is training them apart. Here it
-is learned (`stages.downscaler`), so that the stages find a low image that suits them both.
+is learned (`stages.integers.downscaler`), so that the stages find a low image that suits them both.
 """
 
 from __future__ import annotations
@@ -17,27 +17,23 @@ from cascade.config import StageConfig
 from cascade.manifest import check_chain
 from cascade.pretrained import load_one
 from cascade.stage import Stage
-from cascade.transforms.dequantise import centre, log_volume, quantise
-from cascade.transforms.pyramid import halve
+from cascade.training.run_folder import StageFolder
+from cascade.transforms.dequantise import log_volume
+from cascade.utils.files import whole
 from stages import Flow, InputError
-
-WEIGHTS = "model.safetensors"
 
 
 class JointLoss(nn.Module):
-    """The composed bound of a stage and the one ``below`` it, which training wraps.
+    """The composed bound of a stage and the Glow ``below`` it, which training wraps.
 
     Args:
         flow: the stage's, with a downscaler.
-        below: the stage below, whose weights are trained along.
+        below: the Glow's, whose weights are trained along.
     """
 
-    def __init__(self, flow: Flow, below: Stage):
+    def __init__(self, flow: Flow, below: Flow):
         super().__init__()
-        self.flow, self.config = flow, below.config
-        self.below: Flow = below.flow.train()
-        if self.below.downscaler is not None:  # its low images stay as they are
-            self.below.downscaler.requires_grad_(False)
+        self.flow, self.below = flow, below
 
     def forward(
         self, x: Tensor, low: Tensor, label: Tensor | None = None
@@ -53,61 +49,75 @@ class JointLoss(nn.Module):
             low: bin centres of D(x), (B, C, H/2, W/2), from which D' starts.
             label: labels (B,), if a stage has classes.
         """
-        bits = self.config.data.bits
-        adapted = self.flow.downscaler(x, low)
-        nats, logits = self.flow.score(x, adapted, label if self.flow.classes else None)
-        place = x[..., ::2, ::2] * 2**bits
-        y = adapted + (place - place.floor() - 0.5) / 2**bits
-        lowest = None
-        if self.config.upsamples:
-            whole = halve(quantise(adapted.detach(), bits), bits, self.config.model.pyramid)
-            lowest = centre(whole, x.dtype, bits)
-            if self.below.downscaler is not None:
-                lowest = self.below.downscaler(adapted.detach(), lowest)
-        more, others = self.below.score(y, lowest, label if self.below.classes else None)
+        downscaler = self.flow.downscaler
+        adapted = downscaler(x, low)
+        nats, logits = self.flow.score(x, adapted, label)
+        place = x[..., ::2, ::2] * 2**downscaler.bits
+        y = adapted + (place - place.floor() - 0.5) / 2**downscaler.bits
+        more, others = self.below.score(y, None, label)
         known = [part for part in (logits, others) if part is not None]
-        nats = nats + more - log_volume(y[0].numel(), bits)
+        nats = nats + more - log_volume(y[0].numel(), downscaler.bits)
         return nats, torch.cat(known) if known else None
 
     def log_prob(self, x: Tensor, low: Tensor, label: Tensor | None = None) -> Tensor:
         """What `forward` gives first, alone."""
-        return self(x, low, label)[0]
+        return self.forward(x, low, label)[0]
 
 
 class Below:
-    """The ``stage`` below one in training, which is trained along, and written beside it.
+    """The Glow below a stage in training, which is trained along, and written beside it.
 
-    Its folder has the name that it had where it comes from.
+    ``stage`` is the Glow, ``folder`` where it is written, under the name that it has where it comes
+    from.
     """
 
-    def __init__(self, config: StageConfig):
+    def __init__(self, config: StageConfig, restart: bool = False):
         """Read the stage that ``train.joint`` names; of a run that goes on, what it left of it.
 
-        Raises `InputError` where it is not one that a stage of ``config`` follows.
+        Raises `InputError` where it is not one that a stage of ``config`` can be trained with, or
+        where its folder is another stage's already.
         """
-        source = str(config.train.joint)
-        self.folder = Path(config.out).parent / Path(source).name
-        self.begun = (self.folder / WEIGHTS).is_file()
-        stage = load_one(str(self.folder) if self.begun else source)
+        source, out = str(config.train.joint), Path(config.out)
+        self.folder = StageFolder(out.parent / Path(source).name)
+        there = (self.folder.path / "model.safetensors").is_file()
+        begun = any((out / "state").glob("step-*"))
+        if there and not begun:
+            raise InputError(
+                f"{self.folder.path}, where the stage below would be written, is a stage already: "
+                "use an out= in another folder"
+            )
+        goes_on = there and not restart
+        stage = load_one(str(self.folder.path) if goes_on else source)
         try:
             check_chain([(stage.name, stage.config), (config.out, config)])
+            _check(stage, config)
         except InputError as error:
             raise InputError(f"train.joint={source}: {error}") from None
-        if not self.begun:
-            out = replace(stage.config, out=str(self.folder))
-            stage = stage.replace(config=out, record=replace(stage.record, start=stage.digest))
-        self.stage = stage
-
-    def begin(self) -> None:
-        """Raise `InputError` where its folder is another stage's already."""
-        if self.folder.exists():
-            raise InputError(
-                f"{self.folder}, where the stage below would be written, is there: use an out= in "
-                "another folder"
-            )
+        if not goes_on:
+            settings = replace(stage.config, out=str(self.folder.path))
+            stage = stage.replace(config=settings, record=replace(stage.record, start=stage.digest))
+        stage.flow.train()
+        self.stage, self.beside = stage, out.name
 
     def save(self, trained: nn.Module) -> None:
         """Write its folder, with the weights that were trained, those of a `JointLoss`."""
         assert isinstance(trained, JointLoss)
-        self.folder.mkdir(exist_ok=True)
-        self.stage.replace(flow=trained.below).save(self.folder)
+        self.stage.replace(flow=trained.below).save(self.folder.path)
+        name = self.folder.path.name
+        with whole(self.folder.path / "README.md") as aside:
+            aside.write_text(
+                f"# {name}\n\nA stage that was trained together with the one above it: see "
+                f"[{self.beside}](../{self.beside}/README.md).\n",
+                encoding="utf-8",
+            )
+
+
+def _check(stage: Stage, config: StageConfig) -> None:
+    """Raise `InputError` for a stage below that joint training cannot train."""
+    if stage.config.upsamples or stage.config.has_mixture:
+        raise InputError(
+            f"{stage.name} is an SRFlow or has a mixture, whose integers give the low image no "
+            "gradient; name a Glow with model.first=none"
+        )
+    if stage.classes and not config.model.classes:
+        raise InputError(f"{stage.name} has classes: set model.classes={stage.classes} here too")

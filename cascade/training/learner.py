@@ -33,7 +33,13 @@ class Learner:
     ``module`` is what the phase trains, ``wrapped`` the same for several processes.
     """
 
-    def __init__(self, config: StageConfig, accelerator: Accelerator, batches: Batches):
+    def __init__(
+        self,
+        config: StageConfig,
+        accelerator: Accelerator,
+        batches: Batches,
+        restart: bool = False,
+    ):
         self.config, self.accelerator, self.batches = config, accelerator, batches
         self.phases = phases(config)
         self.phase: Any = None  # a `Phase` from `enter` on
@@ -42,8 +48,8 @@ class Learner:
         self.optimizer: torch.optim.Optimizer
         torch.manual_seed(config.seed)
         flow = build(config)
-        self.below = Below(config) if config.train.joint else None
-        loss = JointLoss(flow, self.below.stage) if self.below else StageLoss(flow)
+        self.below = Below(config, restart) if config.train.joint else None
+        loss = JointLoss(flow, self.below.stage.flow) if self.below else StageLoss(flow)
         self.loss = loss.to(accelerator.device)
         for module in (flow, *([self.below.stage.flow] if self.below else [])):
             module.set_activation_memory(config.train.memory)
@@ -87,8 +93,6 @@ class Learner:
         self.enter(self.phases[0])
         if self.config.train.start is None:
             return ""
-        if self.below:
-            self.below.begin()
         stage = load_one(self.config.train.start)
         for module in (self.loss, *([self.average.module] if self.average else [])):
             _start(module.flow, stage)

@@ -50,7 +50,8 @@ def write_card(config: StageConfig, images: StageData, trained: StageLoss | Join
     elsewhere += "that, run `csrflow likelihood` on the cascade's folder."
     elsewhere *= not config.stands_alone
     best = ", `best.safetensors` those that did best on held-out\nimages" * (not config.train.joint)
-    command = shlex.join([str(folder / "config.yaml"), f"out={folder}-again"])
+    again = f"{folder.parent}-again/{folder.name}" if config.train.joint else f"{folder}-again"
+    command = shlex.join([str(folder / "config.yaml"), f"out={again}"])
     text = f"""# {folder.name}
 
 A {model.kind} of {data.size}x{data.size} {what}{given}, {parameters:,} parameters, \

@@ -61,8 +61,8 @@ def flow_loss(
     class_loss = bpd.new_zeros(())
     if logits is not None:
         assert batch.label is not None
-        label = batch.label.repeat(len(logits) // len(batch.label))  # of two stages, if joint
-        class_loss = classification(logits, label, model.class_loss)
+        stages = len(logits) // len(batch.label)  # two, in joint training
+        class_loss = stages * classification(logits, batch.label.repeat(stages), model.class_loss)
         class_loss = class_loss / (1 - config.train.label_dropout)
     result = {"bpd": bpd.detach(), "class_loss": class_loss.detach()}
     return bpd + model.class_weight * class_loss, result

@@ -43,17 +43,19 @@ class Trainer:
         check_optimizer(config.train.optimizer)
         self.config = config
         self.out = Path(config.out)
-        if restart and config.train.joint and self.out.exists():
-            raise InputError(f"{self.out} was trained with another stage: use another out=")
         self.accelerator = accelerator(config)
         self.processes = Processes(self.accelerator)
         self.processes.agree(self._check_batch)
         self.data = self._open_data()
         rank, count = self.accelerator.process_index, self.processes.count
         self.batches = Batches(self.data.source, config, rank, count, self.data.labelled)
-        self.learner = self.processes.agree(lambda: Learner(config, self.accelerator, self.batches))
+        self.learner = self.processes.agree(
+            lambda: Learner(config, self.accelerator, self.batches, restart)
+        )
         self.saver = Saver(config, self.learner)
-        self.folder = StageFolder(self.out)
+        self.folders = [StageFolder(self.out)]
+        if self.learner.below:
+            self.folders.append(self.learner.below.folder)
         cpu = self.accelerator.device.type == "cpu"
         self.clock = time.process_time if cpu else time.perf_counter  # of train.seconds
         self.progress = self._open_folder(restart)
@@ -81,14 +83,23 @@ class Trainer:
         return self.processes.agree(lambda: opened or open_stage_data(self.config, device))
 
     def _open_folder(self, restart: bool) -> Progress:
-        """Take the stage folder, and continue from its newest state, if it has one."""
-        main = self.processes.main
+        """Take what it writes to, and continue from the newest state, if there is one."""
+
+        def take() -> None:
+            for folder in self.folders if self.processes.main else []:
+                folder.take(restart)
+
         try:
-            self.processes.agree(lambda: self.folder.take(restart) if main else None)
+            self.processes.agree(take)
             return self.processes.agree(lambda: self.saver.resume(self.data.record))
         except BaseException:
-            self.folder.release(discard=True)
+            self.release(discard=True)
             raise
+
+    def release(self, discard: bool = False) -> None:
+        """Let others have what it writes to; with ``discard``, it is gone if it was not there."""
+        for folder in self.folders:
+            folder.release(discard)
 
     @property
     def step(self) -> int:
@@ -142,7 +153,7 @@ class Trainer:
             message = f"at step {self.step}: {error}; {self.saver.last_state()}"
             raise InputError(message) from error
         finally:
-            self.folder.release()
+            self.release()
 
     def _batches(self) -> Generator[Batch, None, None]:
         """The batches of the steps that are left, in memory that the device copies from."""

@@ -90,14 +90,12 @@ def test_every_operation_of_an_srflow_runs():
 
 
 def test_memory_is_that_of_one_operation():
-    """At least the two hidden images of every coupling net; less, if they are computed again."""
+    """At least the two hidden images of every coupling net, and not far more."""
     command = ["python", "tools/bench.py", BENCH, "train.batch_size=4", "--memory", "training"]
-    stored = launch(*command)
-    again = launch(*command, "train.memory=checkpoint")
-    assert stored.returncode == again.returncode == 0
+    done = launch(*command)
+    assert done.returncode == 0, done.stderr
     hidden = 2 * 8 * 4 * (16 * 16 + 8 * 8 + 4 * 4) * 128 * 4
-    assert int(stored.stdout) > hidden
-    assert 0 < int(again.stdout) < 0.8 * int(stored.stdout)
+    assert hidden < int(done.stdout) < 8 * hidden
 
 
 def copy_folded(conv: ConvActNorm, weight: Tensor, shift: Tensor) -> None:

@@ -21,7 +21,7 @@ def first_gradients(run: Trainer) -> dict[str, Tensor]:
 
     run.learner.optimizer.step = look
     run._train_step(run.batches(0))
-    run.folder.release()
+    run.release()
     return seen
 
 

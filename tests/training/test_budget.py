@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from conftest import ROOT, TINY, launch, run_tool
+from conftest import ROOT, TINY, run_tool
 
 from cascade.config import load_config
 from cascade.config.schema import UNLIMITED
@@ -121,16 +121,6 @@ def test_without_a_budget_states_and_rows_know_of_none(few_digits, tmp_path):
     assert all("seconds" not in row for row in rows(tmp_path))
 
 
-def test_two_processes_end_at_the_same_step(few_digits, tmp_path):
-    done = launch(
-        "torchrun", "--standalone", "--nproc_per_node", "2", "tools/train.py", GLOW8,
-        *settings(few_digits, tmp_path / "run", "train.seconds=1"),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    used = [row["seconds"] for row in rows(tmp_path / "run")]
-    assert used[-2] < 1 <= used[-1]
-
-
 def test_the_rate_follows_what_ends_first():
     train = load_config(
         GLOW8, ["train.schedule=cosine", "train.warmup=0", "train.seconds=60"]
@@ -168,5 +158,5 @@ def test_settings_that_cannot_work(words, message):
 
 def test_the_first_process_s_number_is_its_own(few_digits, tmp_path):
     run = ticking(few_digits, tmp_path / "run", "train.seconds=1")
-    run.folder.release(discard=True)
+    run.release(discard=True)
     assert run.processes.first(0.1) == 0.1

@@ -77,7 +77,6 @@ def test_a_step_that_is_not_finite_is_skipped_and_logged(few_digits, tmp_path, w
     ("where", "value", "layer"),
     [
         ("loss", 0, r"flow\.body\S* \(\w+\)"),
-        ("gradient", float("inf"), "gradient of flow.encoder.first.bias"),
         ("gradient", float("nan"), "gradient of flow.encoder.first.bias"),
     ],
 )
@@ -196,15 +195,13 @@ def test_what_a_run_cannot_be_continued_with(few_digits, tmp_path, change, messa
     assert (tmp_path / "run" / "config.yaml").read_text() == before
 
 
-@pytest.mark.parametrize("wrong", ["train.batch_size=15", "images"])
-def test_bad_input_is_said_once_by_two_processes(few_digits, tmp_path, wrong):
-    setting = [wrong] if "=" in wrong else []
-    if wrong == "images":  # no longer those of the state
-        trainer(few_digits, tmp_path / "run", "train.steps=1").run()
-        Record(classes=list("0123456789"), images="0" * 64).save(tmp_path / "run")
+def test_bad_input_is_said_once_by_two_processes(few_digits, tmp_path):
+    """Images that are no longer those of the state."""
+    trainer(few_digits, tmp_path / "run", "train.steps=1").run()
+    Record(classes=list("0123456789"), images="0" * 64).save(tmp_path / "run")
     done = launch(
         "torchrun", "--standalone", "--nproc_per_node", "2", "tools/train.py", SRF16, *FEW,
-        f"data.name={few_digits}", f"out={tmp_path / 'run'}", *setting,
+        f"data.name={few_digits}", f"out={tmp_path / 'run'}",
     )  # fmt: skip
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode != 0 and len(lines) == 1, done.stderr

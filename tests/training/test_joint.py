@@ -16,8 +16,10 @@ from cascade.stage import Stage, load_stage
 from cascade.training.joint import JointLoss
 from cascade.training.trainer import Trainer
 from cascade.transforms.dequantise import centre, dequantise, log_volume
+from cascade.transforms.pyramid import halve
 from cascade.utils.tensors import read_tensors
 from stages import InputError
+from stages.integers.downscaler import Downscaler
 
 CONFIGS = ROOT / "configs" / "mnist5k"
 MIXTURE = ["model.steps=0", "model.levels=1", "model.first=mixture", "model.mixture_width=4"]
@@ -43,24 +45,16 @@ def of_mixtures(sizes, bits: int, classes: int, chunk: int) -> list[Stage]:
 
 def test_it_is_the_cascades_likelihood():
     """Of exact stages, which do not depend on the noise; and the net has moved the low images."""
-    stages = of_mixtures({"glow8": 4, "srf16": 8, "srf32": 16}, bits=8, classes=2, chunk=6)
-    images = torch.randint(256, (6, 1, 16, 16), dtype=torch.uint8)
+    base, top = stages = of_mixtures({"glow8": 4, "srf16": 8}, bits=8, classes=2, chunk=6)
+    images = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8)
     labels = torch.arange(6) % 2
     cascade = Cascade(stages)
-    nats, _ = cascade.stage_log_probs(images, labels)
-    for place in (1, 2):
-        loss = JointLoss(stages[place].flow, stages[place - 1])
-        high = cascade.levels(images)[place]
-        y = dequantise(high, torch.rand(high.shape, dtype=torch.float64))
-        plain = centre(Stage.lower(without_downscaler(stages[place]), high), torch.float64)
-        assert not cascade.levels(images)[place - 1].equal((plain * 256 + 127.5).to(torch.uint8))
-        found = loss.log_prob(y, plain, labels) - log_volume(high[0].numel())
-        torch.testing.assert_close(found, nats[:, place - 1 : place + 1].sum(1))
-
-
-def without_downscaler(stage: Stage) -> Stage:
-    config = load_config(CONFIGS / "srf16.yaml", [f"data.size={stage.shape[1]}"])
-    return Stage(stage.name, config, build(config))
+    y = dequantise(images, torch.rand(images.shape, dtype=torch.float64))
+    low = halve(images)
+    assert not cascade.levels(images)[0].equal(low)
+    found = JointLoss(top.flow, base.flow).log_prob(y, centre(low, torch.float64), labels)
+    nats = cascade.log_prob(images, labels)
+    torch.testing.assert_close(found - log_volume(images[0].numel()), nats)
 
 
 def test_it_is_below_what_all_low_images_add_up_to():
@@ -114,8 +108,6 @@ def test_both_stages_move_and_a_run_goes_on_without_what_it_began_from(few_digit
     assert above_of(few_digits, parts / "srf16", *options, "train.steps=2").run()
     shutil.rmtree(source)
     assert above_of(few_digits, parts / "srf16", *options).run()
-    with pytest.raises(InputError, match="was trained with another stage: use another out="):
-        Trainer(load_stage(parts / "srf16").config, restart=True)
     for name in ("glow8", "srf16"):
         after, again = weights_of(whole / name), weights_of(parts / name)
         assert all(again[key].equal(value) for key, value in after.items())
@@ -129,19 +121,67 @@ def test_both_stages_move_and_a_run_goes_on_without_what_it_began_from(few_digit
     assert "both stages' bits/dim" in (whole / "srf16" / "README.md").read_text()
 
 
-def test_the_stage_below_is_never_written_over(few_digits, apart):
+def test_a_run_that_is_started_over_begins_from_what_it_began_from(few_digits, apart, tmp_path):
+    options = [*together(apart), "train.steps=1"]
+    assert above_of(few_digits, tmp_path / "srf16", *options).run()
+    first = weights_of(tmp_path / "glow8")
+    config = load_stage(tmp_path / "srf16").config
+    assert Trainer(config, restart=True).run()
+    assert all(weights_of(tmp_path / "glow8")[key].equal(value) for key, value in first.items())
+
+
+def test_the_stage_below_is_never_written_over(few_digits, apart, tmp_path):
     before = (apart / "glow8" / "model.safetensors").read_bytes()
     with pytest.raises(InputError, match=r"glow8, where the stage below would be written, is"):
         above_of(few_digits, apart / "other", *together(apart))
     assert (apart / "glow8" / "model.safetensors").read_bytes() == before
     assert not (apart / "other").exists()
+    held = above_of(few_digits, tmp_path / "one", *together(apart))
+    with pytest.raises(InputError, match="glow8 is being trained by process"):
+        above_of(few_digits, tmp_path / "two", *together(apart))
+    held.release(discard=True)
+    assert not list(tmp_path.iterdir())
 
 
-def test_the_stage_below_must_be_of_half_the_size(few_digits, apart, tmp_path):
-    options = [*together(apart), f"train.joint={apart / 'srf16'}"]
-    with pytest.raises(InputError, match=r"train\.joint=.*srf16: stages in the wrong order"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.joint={}/srf16", "srf16: stages in the wrong order"),
+        ("model.classes=0", "glow8 has classes: set model.classes=10 here too"),
+        ("train.joint=digits/glow8", "low images of one cascade all come from one pyramid"),
+    ],
+)
+def test_what_the_stage_below_must_be(few_digits, apart, tmp_path, change, message):
+    options = [*together(apart), change.format(apart)]
+    with pytest.raises(InputError, match=rf"train\.joint=.*{message}"):
         above_of(few_digits, tmp_path / "new" / "srf16", *options)
-    assert not (tmp_path / "new" / "srf16").exists()
+    assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())
+
+
+def test_a_mixture_below_gives_its_low_image_no_gradient(few_digits, tmp_path):
+    assert base_of(few_digits, tmp_path / "glow8", *MIXTURE).run()
+    options = ["model.downscaler=4", "train.start=x", f"train.joint={tmp_path / 'glow8'}"]
+    with pytest.raises(InputError, match=r"has a mixture.*name a Glow with model\.first=none"):
+        above_of(few_digits, tmp_path / "new" / "srf16", *options)
+
+
+def test_gradients_are_those_of_the_bound(few_digits, apart):
+    """But for the rounding: of the last bias, which moves all of a low image, by differences."""
+    stages = [load_stage(apart / name, dtype="float64") for name in ("glow8", "srf16")]
+    torch.manual_seed(0)
+    flow, below = (stage.flow for stage in reversed(stages))
+    flow.downscaler = Downscaler(1, 4).double()
+    flow.downscaler._centres = lambda x: x  # no rounding
+    x = torch.rand(2, 1, 16, 16, dtype=torch.float64) * 0.8 - 0.4
+    low = x[..., ::2, ::2].contiguous()
+    loss, bias = JointLoss(flow, below), flow.downscaler.last.bias
+    label = torch.tensor([1, 2])
+    loss.log_prob(x, low, label).sum().backward()
+    step, values = 1e-4, []
+    for move in (step, -2 * step):
+        bias.data += move
+        values.append(loss.log_prob(x, low, label).sum().item())
+    assert bias.grad.item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
 
 
 @pytest.mark.parametrize(

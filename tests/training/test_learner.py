@@ -47,7 +47,7 @@ def test_phases_follow_one_another_and_the_rate_follows_the_flow_s_steps(few_dig
         rising = train.lr * (step - 1) / 4
         assert rate == (train.pretrain_lr if step < 2 else pytest.approx(min(rising, train.lr)))
     assert names == ["encoder"] * 2 + ["frozen"] * 2 + ["all"] * 4
-    run.folder.release(discard=True)
+    run.release(discard=True)
 
 
 def test_what_is_saved_is_gone_on_from(few_digits, tmp_path):
@@ -62,7 +62,7 @@ def test_what_is_saved_is_gone_on_from(few_digits, tmp_path):
     assert progress == Progress(2, progress.best) and progress.best < 8
     ours, theirs = (trainer.learner.flow.state_dict() for trainer in (run, again))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    again.folder.release()
+    again.release()
     for state in (tmp_path / "run" / "state").iterdir():
         state.unlink()
     with pytest.raises(InputError, match="holds weights, but no state to continue from"):
@@ -71,7 +71,7 @@ def test_what_is_saved_is_gone_on_from(few_digits, tmp_path):
 
 def test_one_process_tells_itself(few_digits, tmp_path):
     run = Trainer(config_of(few_digits, tmp_path / "run"))
-    run.folder.release(discard=True)
+    run.release(discard=True)
     processes = Processes(run.accelerator)
     assert (processes.count, processes.main) == (1, True)
     assert processes.agree(lambda: 3) == 3 and processes.gather("x") == ["x"]

@@ -1,5 +1,7 @@
 """`train.patience`: training ends when held-out bits/dim fall no more, with the best weights."""
 
+import json
+
 import pytest
 from conftest import ROOT, TINY, launch
 
@@ -68,8 +70,12 @@ def test_a_stopped_run_waits_for_what_is_left_and_goes_on_with_more(few_digits, 
 
 
 def test_two_processes_end_together_and_say_why(few_digits, tmp_path):
-    """So small a rate changes no weights: nothing improves after the first save."""
+    """So small a rate changes no weights: nothing improves after the first save.
+
+    And both know the seconds that the first has used, or their rates would differ.
+    """
     words = [*FEW, f"data.name={few_digits}", f"out={tmp_path / 'run'}", "train.patience=1"]
+    words += ["train.seconds=600"]
     done = launch(
         "torchrun", "--standalone", "--nproc_per_node", "2", "tools/train.py", GLOW8, *words,
         "train.lr=1e-30",
@@ -78,3 +84,5 @@ def test_two_processes_end_together_and_say_why(few_digits, tmp_path):
     assert "no lower figure in train.patience=1: training ends at step 4, " in done.stdout
     card = (tmp_path / "run" / "README.md").read_text()
     assert "train.patience=1: 4 steps of 16 images" in card
+    rows = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert 0 < rows[0]["seconds"] < rows[-1]["seconds"] < 600

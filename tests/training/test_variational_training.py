@@ -25,7 +25,7 @@ from cascade.utils.tensors import read_tensors, write_tensors
 SRF16 = ROOT / "configs" / "mnist5k" / "srf16.yaml"
 FEW = [*TINY, "train.steps=6", "train.log_every=1", "train.save_every=3"]
 FEW += ["train.validate_images=16", "train.init_images=64"]
-SIGMAS = {"number": "0.5", "range": "[0.1,0.9]", "schedule": "{0: 0.0, 4: 1.0}"}
+SIGMAS = {"range": "[0.1,0.9]", "schedule": "{0: 0.0, 4: 1.0}"}
 
 
 def train(out, *overrides, config=SRF16, force=False):

@@ -29,7 +29,8 @@ def judge(stage: Stage, folder: Path, low: Tensor, label: int | None) -> dict[st
     if result is None:
         cli.say(f"note: too small a photo for {stage.name} to judge")
         return {}
-    recorded = recorded_bpd(folder)
+    both = stage.config.train.joint is not None  # what was recorded is the figure of two stages
+    recorded = None if both else recorded_bpd(folder)
     beside = "" if recorded is None else f" ({recorded:.3f} held out in training)"
     cli.say(
         f"the photo itself: {result.bpd:.3f} bits/dim under {stage.name}{beside}, "

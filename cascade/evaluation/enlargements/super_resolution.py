@@ -116,8 +116,8 @@ def pair_scores(
 
     def rows_of(first: int, number: int) -> list[Tensor]:
         rows = indices[first : first + number]
-        result = real_levels(cascade, source, rows)
-        true, low = result[-1], result[start]
+        true = real_levels(cascade, source, rows)[-1]
+        low = _halved(cascade, true, cascade.stages[start].shape[-1])
         known: Any = source.labels
         labels = known[rows] if cascade.classes else None
         made = versions(cascade, low, samples, labels, temperature, seed, first * samples)
@@ -162,13 +162,18 @@ def _beside(
     judges: Sequence[Judge],
 ) -> Tensor:
     """Columns PSNR, SSIM, squared error in the low image, LPIPS by a net if any, and judges'."""
-    bits = cascade.bits
-    halved = halve_to(reduce_bits(image, bits), low.shape[-1], bits, cascade.pyramid)
-    squares = mean_squares(expand_bits(halved, bits), low)
+    squares = mean_squares(_halved(cascade, image, low.shape[-1]), low)
     columns = [psnr(mean_squares(image, true)), ssim(image, true), squares]
     if perceptual:
         columns.append(perceptual(image, true))
     return torch.cat([torch.stack(columns, 1), _judged(image, judges)], 1)
+
+
+def _halved(cascade: Cascade, image: Tensor, size: int) -> Tensor:
+    """Images at a smaller size, by the cascade's pyramid, whatever low images a stage makes."""
+    bits = cascade.bits
+    halved = halve_to(reduce_bits(image, bits), size, bits, cascade.pyramid)
+    return expand_bits(halved, bits)
 
 
 def _judged(images: Tensor, judges: Sequence[Judge]) -> Tensor:
