@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -115,13 +118,16 @@ def on_two_nodes(*words: object) -> str:
         )
         for node in range(2)
     ]  # fmt: skip
-    try:
-        # torchrun itself waits up to 300 s for the other node when it is done
-        printed = [agent.communicate(timeout=400)[0] for agent in agents]
-    finally:
-        for agent in agents:
-            agent.kill()
-    assert all(agent.returncode == 0 for agent in agents), printed
+    started = time.monotonic()
+    while all(agent.poll() is None for agent in agents) and time.monotonic() < started + 300:
+        time.sleep(0.1)
+    for agent in agents:  # one that is done may wait 300 s more for another that has gone already
+        with suppress(subprocess.TimeoutExpired):
+            agent.wait(15)
+        agent.kill()
+    printed = [agent.communicate()[0] for agent in agents]
+    codes = {agent.returncode for agent in agents}
+    assert 0 in codes and codes <= {0, -signal.SIGKILL}, printed
     return "".join(printed)
 
 
