@@ -141,6 +141,7 @@ class Trainer:
                 finished = self._loop(batches, asked, watch)
             if self.data.augmentation:
                 self.data.augmentation.verify()
+            self.accelerator.wait_for_everyone()  # or one that is done first may abort
             self.log.close()
             return finished
         except RuntimeError as error:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -84,6 +83,7 @@ def test_two_processes_train_as_one(tmp_path):
     assert done.returncode == 0, done.stderr
     printed = on_two_nodes(SRF16, f"out={tmp_path / 'two'}", *settings)
     assert printed.count("2 processes share each batch") == 1
+    assert (tmp_path / "two" / "README.md").is_file(), printed  # which a finished run writes last
     logs = [(tmp_path / name / "metrics.jsonl").open() for name in ("one", "two")]
     one, two = ([json.loads(row) for row in log] for log in logs)
     assert len(one) == len(two) == 4
@@ -125,10 +125,7 @@ def on_two_nodes(*words: object) -> str:
         with suppress(subprocess.TimeoutExpired):
             agent.wait(15)
         agent.kill()
-    printed = [agent.communicate()[0] for agent in agents]
-    codes = {agent.returncode for agent in agents}
-    assert 0 in codes and codes <= {0, -signal.SIGKILL}, printed
-    return "".join(printed)
+    return "".join(agent.communicate()[0] for agent in agents)
 
 
 @pytest.mark.parametrize(
