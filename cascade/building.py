@@ -34,7 +34,14 @@ WIDTHS = (  # at most a value each
     "downscaler",
 )
 NOT_OF_THE_FLOW = ("kind", "hole", "pyramid", "class_weight", "class_loss")
-OF_THE_MIXTURE = ("components", "colour", "order", "mixture_width", "mixture_blocks")
+OF_THE_MIXTURE = (
+    "components",
+    "colour",
+    "order",
+    "mixture_width",
+    "mixture_blocks",
+    "mixture_chain",
+)
 
 
 def build(config: StageConfig) -> Flow:
@@ -86,8 +93,8 @@ def _first(model: Model) -> MixtureSettings | None:
     """What comes before the levels of a stage's flow."""
     if model.first == "none":
         return None
-    width, blocks = model.mixture_width, model.mixture_blocks
-    return MixtureSettings(model.components, model.colour, model.order, width, blocks)
+    width, blocks, chain = model.mixture_width, model.mixture_blocks, model.mixture_chain
+    return MixtureSettings(model.components, model.colour, model.order, width, blocks, chain)
 
 
 def _idle(model: Model) -> set[str]:

@@ -51,9 +51,10 @@ class FixedStage(ABC):
         together = None
         each: Sequence[Tensor] = hidden.chunk(len(self.nets), dim=1)
         if len(self.nets) < self.count:  # one net predicts all groups
-            together = self.nets[0](hidden, None).chunk(self.count, dim=1)
+            together = self.nets[0](hidden)[0].chunk(self.count, dim=1)
         first = first_half(hidden)
         everywhere = torch.ones_like(first)
+        inner: Tensor | None = None  # what a chained net reads of the one before it
         for place in range(self.count):
             given = None if groups is None else groups[place]
             seen = [near(value) for value in known]
@@ -61,14 +62,15 @@ class FixedStage(ABC):
                 raw = together[place]
             else:
                 net = place * (1 + self.halves)
-                raw = self.nets[net](each[net], torch.cat(seen, dim=1) if seen else None)
+                values = torch.cat(seen, dim=1) if seen else None
+                raw, inner = self.nets[net](each[net], values, inner)
             bounds = self.bounds(known, low, raw)
             if not self.halves:
                 known.append(self._code_group(coder, raw, *bounds, given, everywhere))
                 continue
             one = self._code_group(coder, raw, *bounds, given, first)
             half = near(one.where(first, 0))
-            raw = self.nets[net + 1](each[net + 1], torch.cat([*seen, half], dim=1))
+            raw, inner = self.nets[net + 1](each[net + 1], torch.cat([*seen, half], dim=1), inner)
             two = self._code_group(coder, raw, *bounds, given, ~first)
             known.append(one.where(first, two))
         return known

@@ -25,13 +25,14 @@ EXACT = 2**53  # whole numbers below it are float64s
 
 
 class FixedConv:
-    """A 3×3 convolution with a padding of 1, of whole numbers in units of 2⁻¹².
+    """A convolution of whole numbers in units of 2⁻¹², with the padding that keeps the size.
 
     Raises `InputError` for weights whose sums may be inexact.
     """
 
     def __init__(self, conv: nn.Conv2d):
         weight = conv.weight.detach().double().cpu()
+        self.padding = weight.shape[-1] // 2
         self.weight = (weight * 2**WEIGHT).round().contiguous()
         bias = torch.zeros(len(weight)) if conv.bias is None else conv.bias.detach().cpu()
         half = 2 ** (WEIGHT - 1)  # so that rounding down afterwards rounds to the nearest
@@ -42,7 +43,7 @@ class FixedConv:
 
     def __call__(self, x: Tensor) -> Tensor:
         """float64 (B, I, h, w) of whole numbers within ±`LARGEST` → (B, O, h, w), likewise."""
-        result = F.conv2d(x, self.weight, self.bias, padding=1)
+        result = F.conv2d(x, self.weight, self.bias, padding=self.padding)
         return (result * 2.0**-WEIGHT).floor().clamp(-LARGEST, LARGEST)
 
 
@@ -78,18 +79,24 @@ class FixedParameterNet:
     def __init__(self, net: Any):
         assert isinstance(net, ParameterNet)
         self.first = None if net.first is None else FixedConv(net.first)
+        self.chain = None if net.chain is None else FixedConv(net.chain)
         self.blocks = [FixedBlock(block) for block in net.blocks]
         self.last = FixedConv(net.last)
 
-    def __call__(self, hidden: Tensor, values: Tensor | None) -> Tensor:
-        """Like the net's `forward`, in units of 2⁻¹²; int64 (B, outputs, h, w)."""
+    def __call__(
+        self, hidden: Tensor, values: Tensor | None = None, before: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Like the net's `forward`, in units of 2⁻¹²; the parameters are int64."""
         x = hidden
         if self.first is not None:
             assert values is not None  # or the net has no use for them
             x = (x + self.first(values)).clamp(-LARGEST, LARGEST)
+        if self.chain is not None:
+            assert before is not None
+            x = (x + self.chain(before)).clamp(-LARGEST, LARGEST)
         for block in self.blocks:
             x = block(x)
-        return self.last(F.relu(x)).long()
+        return self.last(F.relu(x)).long(), x
 
 
 def centred(image: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ class Model:
     order: str = "subbands"  # subbands (each given those before), halves (of each, too) or together
     mixture_width: int = 32
     mixture_blocks: int = 1
+    mixture_chain: bool = False  # each net of a mixture reads the one before it
     dequantise: str = "uniform"  # uniform or variational: noise within the bins learned
     dequantise_steps: int = 4  # couplings of a variational one
 

@@ -185,6 +185,11 @@ def _check_together(config: StageConfig) -> None:
             "model.steps=0 leaves a mixture alone: it needs model.first=mixture and "
             "model.levels=1; otherwise set model.steps"
         )
+    if config.model.mixture_chain and (not config.has_mixture or config.model.order == "together"):
+        raise InputError(
+            "model.mixture_chain is of the nets of a mixture: it needs model.first=mixture and "
+            "model.order=subbands or halves"
+        )
     if config.has_mixture and getattr(config.model, "residual", False):
         raise InputError("model.first=mixture is of integers: it needs model.residual=false")
     if config.model.steps == 0 and config.model.dequantise != "uniform":

@@ -36,7 +36,8 @@ class MixtureSettings:
     before it, by predicted coefficients; or ``none``. ``order``: ``subbands``: a group's components
     depend on the groups before it; ``halves``: those of every second place, as on a chessboard,
     also on the group's values at the places between; ``together``: on the features alone.
-    ``width``, ``blocks``: of the nets, see `ParameterNet`.
+    ``width``, ``blocks``: of the nets, see `ParameterNet`. ``chain``: each net reads the hidden
+    channels of the net before it, too, so that later groups have deeper nets.
     """
 
     components: int = 4
@@ -44,6 +45,7 @@ class MixtureSettings:
     order: str = "subbands"
     width: int = 32
     blocks: int = 1
+    chain: bool = False
 
 
 class LogisticMixture(Bijection):
@@ -95,7 +97,10 @@ class LogisticMixture(Bijection):
         self.labels: Any = None
         if classes:
             self.labels = ClassTable(classes, len(shapes) * width)
-        self.nets = nn.ModuleList(ParameterNet(v, width, settings.blocks, o) for v, o in shapes)
+        self.nets = nn.ModuleList(
+            ParameterNet(v, width, settings.blocks, o, settings.chain and place > 0)
+            for place, (v, o) in enumerate(shapes)
+        )
         places, full = (torch.arange(count) + 0.5) / count, 2.0**support.bits
         if support.relative:  # from as narrow as a bin to as wide as a fair part of the range
             location, scale = torch.full_like(places, 0.5), 0.25 * (full / 4) ** places
@@ -206,11 +211,14 @@ class LogisticMixture(Bijection):
             anchors = self.support.split(cond[2])
         together = None
         if self.settings.order == "together":
-            together = self.nets[0](hidden).chunk(self.support.groups, dim=1)
+            together = self.nets[0](hidden)[0].chunk(self.support.groups, dim=1)
         each = hidden.split(self.settings.width, dim=1)
+        inner: dict[int, Tensor] = {}  # every net's last hidden channels
 
         def raw_of(net: int, seen: list[Tensor]) -> Tensor:
-            return self.nets[net](each[net], torch.cat(seen, dim=1) if seen else None)
+            values = torch.cat(seen, dim=1) if seen else None
+            raw, inner[net] = self.nets[net](each[net], values, inner.get(net - 1))
+            return raw
 
         def predict(known: list[Tensor], own: Tensor | None) -> Group:
             place, bounds = len(known), self.support.bounds(known, low, hidden)

@@ -19,22 +19,38 @@ class ParameterNet(nn.Module):
         width: channels of ``hidden``, its first convolution of the features, and of its own.
         blocks: residual blocks, of two convolutions each.
         outputs: channels of the result.
+        chained: whether it reads the last hidden channels of another net of this width, too. It
+            does not at first: these weights begin as zeros.
     """
 
-    def __init__(self, values: int, width: int, blocks: int, outputs: int):
+    def __init__(self, values: int, width: int, blocks: int, outputs: int, chained: bool = False):
         super().__init__()
         self.first: Any = nn.Conv2d(values, width, 3, padding=1, bias=False) if values else None
+        self.chain: Any = None
+        if chained:
+            self.chain = nn.Conv2d(width, width, 1, bias=False)
+            nn.init.zeros_(self.chain.weight)
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
         self.last = nn.Conv2d(width, outputs, 3, padding=1)
         nn.init.normal_(self.last.weight, std=0.02)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]  # it has one
 
-    def forward(self, hidden: Tensor, values: Tensor | None = None) -> Tensor:
-        """(B, width, h, w) and values (B, values, h, w), or None → (B, outputs, h, w)."""
+    def forward(
+        self, hidden: Tensor, values: Tensor | None = None, before: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The components' parameters (B, outputs, h, w), and the last hidden channels.
+
+        Args:
+            hidden: (B, width, h, w).
+            values: (B, values, h, w), or None if it reads none.
+            before: the other net's last hidden channels, (B, width, h, w), if it is chained.
+        """
         x = hidden if self.first is None else hidden + self.first(values)
-        x = F.relu(self.blocks(x))
+        if self.chain is not None:
+            x = x + self.chain(before)
+        x = self.blocks(x)
         with torch.autocast(x.device.type, enabled=False):  # locations may be finer than bfloat16
-            return self.last(x.to(self.last.weight))
+            return self.last(F.relu(x).to(self.last.weight)), x
 
 
 def positions(like: Tensor) -> Tensor:

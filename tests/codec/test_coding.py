@@ -16,7 +16,7 @@ from cascade.codec.blocks import decode, encode
 from cascade.codec.fixed_stages import FixedCascade
 from stages import InputError
 
-KINDS = [(1, ()), (3, ("model.order=halves",))]
+KINDS = [(1, ()), (3, ("model.order=halves", "model.mixture_chain=true"))]
 KINDS += [(3, ("model.order=together", "model.colour=none"))]
 
 

@@ -86,3 +86,9 @@ def test_the_stage_below_is_another_one_however_it_is_spelled(tmp_path, monkeypa
         words = [f"out={out}", f"augment.previous={tmp_path}/run", "augment.sigma=0.1"]
         with pytest.raises(InputError, match="is the stage below, not this one"):
             load_config("mnist5k/srf16", words)
+
+
+@pytest.mark.parametrize("other", ["model.order=together", "model.first=none"])
+def test_only_nets_in_a_row_are_chained(other):
+    with pytest.raises(InputError, match=r"needs model\.first=mixture and model\.order=subbands"):
+        load_config(SRF16, ["model.mixture_chain=true", "model.steps=1", other])

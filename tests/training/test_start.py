@@ -60,10 +60,11 @@ def test_a_stage_may_learn_classes_that_its_start_does_not_know(few_digits, tmp_
 
 
 def test_a_deeper_stage_starts_as_good_as_the_one_it_grows_from(few_digits, tmp_path):
-    """Residual blocks that its start has not are the identity at first, and learn."""
+    """Residual blocks and chains that its start has not change nothing at first, and learn."""
     trained, out = tmp_path / "trained", tmp_path / "run"
     assert run_of(few_digits, trained, *MIXTURE).run()
-    deeper = ["model.mixture_blocks=3", f"train.start={trained}", "train.steps=3"]
+    deeper = ["model.mixture_blocks=3", "model.mixture_chain=true"]
+    deeper += [f"train.start={trained}", "train.steps=3"]
     run = run_of(few_digits, out, *MIXTURE, *deeper)
     images = torch.randint(-128, 128, (3, 1, 8, 8)) / 256
     label = torch.tensor([0, 3, 9])
@@ -73,7 +74,7 @@ def test_a_deeper_stage_starts_as_good_as_the_one_it_grows_from(few_digits, tmp_
             assert flow.eval().log_prob(images, label=label).equal(before)
     assert run.run()
     weights = read_tensors(out / "model.safetensors")
-    assert all(weights[name].any() for name in weights if ".blocks.2." in name)
+    assert all(weights[name].any() for name in weights if ".blocks.2." in name or ".chain." in name)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ MIDDLE = 2 ** (BITS - 1)
 SMALL = {"width": 8, "bits": BITS}
 ENCODER = {"encoder_features": 4, "encoder_growth": 2, "encoder_blocks": 1}
 APART = MixtureSettings(3, "linear", "subbands", width=8)
-HALVES = MixtureSettings(2, "linear", "halves", width=4, blocks=1)
+HALVES = MixtureSettings(2, "linear", "halves", width=4, blocks=1, chain=True)
 TOGETHER = MixtureSettings(2, "none", "together", width=4, blocks=0)
 FLOWS = {  # colours, whether of details, the flow
     "details alone": (
