@@ -141,7 +141,9 @@ class Trainer:
                 finished = self._loop(batches, asked, watch)
             if self.data.augmentation:
                 self.data.augmentation.verify()
-            self.accelerator.wait_for_everyone()  # or one that is done first may abort
+            # a barrier, which holds no tensors: Python aborts where gloo's threads still hold some
+            # as it ends (https://github.com/pytorch/pytorch/pull/179291)
+            self.accelerator.wait_for_everyone()
             self.log.close()
             return finished
         except RuntimeError as error:
