@@ -138,6 +138,7 @@ def write_card(
     told += f": {', '.join(names[:SHOWN])}{', …' * (len(names) > SHOWN)}." if names else "."
     rows = "\n".join(_row(stage) for stage in stages)
     said = f"{about.strip()}\n\n" if about.strip() else ""
+    began = "".join(_start(stage) for stage in stages)
     text = f"""---
 {head}---
 
@@ -164,7 +165,7 @@ csrflow sample {name} --num 100 --out grid.png
 {rows}
 
 A stage is trained again by `csrflow train STAGE/config.yaml out=AGAIN/STAGE` in this folder.
-
+{began}
 {_table(results)}Pyramid: {last.config.model.pyramid}. Every setting is in each stage's \
 `config.yaml`, what its training found out in
 `record.json`, the weights to use in `model.safetensors`. Written by csrflow \
@@ -233,6 +234,17 @@ def _training(config: StageConfig) -> str:
     long += f" or patience {train.patience}" * bool(train.patience)
     mixed = "" if train.precision == "no" else f", {train.precision}"
     return f"{long} of {train.batch_size} images, seed {config.seed}{mixed}"
+
+
+def _start(stage: Stage) -> str:
+    """What training began with, if that was another stage's weights."""
+    start = stage.config.train.start
+    if start is None:
+        return ""
+    return (
+        f"\n{stage.name} went on from `{start}`, weights of SHA-256 {stage.record.start[:16]}: "
+        "give `train.start=` such a stage, or `train.start=null` to begin anew.\n"
+    )
 
 
 def _table(results: Sequence[Result]) -> str:

@@ -437,7 +437,7 @@ class Cascade(Pretrained):
             return None
         if not self.classes:
             raise InputError("labels were given, but no stage of this cascade uses them")
-        return checked_labels(labels, count, self.classes, self.label_optional)
+        return checked_labels(labels, count, self.class_names, self.label_optional)
 
     def needed_labels(self, labels: Labels, count: int) -> Tensor | None:
         """Labels int64 (count,), None where no stage uses them; `InputError` where they miss."""

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from cascade.manifest import stage_folders
+from cascade.percentiles import FILE as HELD_OUT
 from cascade.utils.yaml_files import first_line
 from stages import InputError
 
 # of a repository; what else training may have left there is not fetched
-FILES = ["*cascade.yaml", "*config.yaml", "*record.json", "*model.safetensors", "*README.md"]
+FILES = [
+    *("*cascade.yaml", "*config.yaml", "*record.json", "*model.safetensors"),
+    *("*README.md", HELD_OUT),
+]
 NEEDED = ("config.yaml", "model.safetensors")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from stages import InputError
 from stages.labels import NO_LABEL
 
-Labels = Tensor | Sequence[int] | None
+Labels = Tensor | Sequence[int] | Sequence[str] | None
 SHOWN = 20  # names of classes in a message
 
 
@@ -32,16 +32,25 @@ def label_named(text: str, names: Sequence[str]) -> int:
 
 
 def checked_labels(
-    labels: Tensor | Sequence[int], count: int, classes: int, optional: bool = False
+    labels: Tensor | Sequence[int] | Sequence[str],
+    count: int,
+    names: Sequence[str],
+    optional: bool = False,
 ) -> Tensor:
-    """Labels as int64 (count,), each below ``classes``; `InputError` for anything else.
+    """Labels as int64 (count,), one an image; `InputError` for anything else.
 
-    Where labels are ``optional``, −1 stands for none.
+    ``names`` are those of all classes, in the order of labels: numbers lie in 0..len(names) − 1,
+    and strings are read by `label_named`. Where labels are ``optional``, −1 stands for none.
     """
+    if isinstance(labels, list | tuple) and labels and all(isinstance(y, str) for y in labels):
+        labels = [label_named(str(name), names) for name in labels]
+    classes = len(names)
     try:
         given = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"labels are whole numbers, one an image, got {labels!r}") from None
+        raise InputError(
+            f"labels are whole numbers or names, one an image, got {labels!r}"
+        ) from None
     if given.numel() and (given.is_floating_point() or given.dtype == torch.bool):
         raise InputError(f"labels are whole numbers, got {given.dtype}")
     given = given.to(torch.int64)

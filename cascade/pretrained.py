@@ -15,6 +15,7 @@ from torch import nn
 from cascade.card import read_results, write_card
 from cascade.hub import download, upload
 from cascade.manifest import stage_folders, write_manifest
+from cascade.percentiles import write_held_out
 from cascade.stage import Stage, StageList, load_stage
 from stages import InputError
 
@@ -105,7 +106,8 @@ class Pretrained(nn.Module):
         Args:
             folder: a new one, or one that is empty; it is there whole or not at all.
             reports: files that `csrflow likelihood --json` and `csrflow evaluate --json` wrote of
-                these weights, whose figures the card gives with their conditions.
+                these weights, whose figures the card gives with their conditions; the page of
+                `csrflow explore` ranks images among those of the first report of likelihoods.
             license: of the weights, as hubs abbreviate licences.
             about: what else the card says, in Markdown: where and how long training ran, say.
 
@@ -158,6 +160,7 @@ class Pretrained(nn.Module):
         results = [result for file in reports for result in read_results(file, list(self.stages))]
         self.save(folder)
         write_card(folder, name, list(self.stages), results, license, about)
+        write_held_out(folder, reports)
 
 
 def shipped_models() -> list[str]:
@@ -203,9 +206,18 @@ def load_one(name: str | Path, device: str | torch.device = "cpu") -> Stage:
 
 
 def _shipped(path: Path) -> Path | None:
-    """The folder of a shipped model or of a stage of one, None where there is none."""
+    """The folder of a shipped model or of a stage of one, None where no such model is.
+
+    Raises `InputError` where the model has no such stage: no hub is asked for it.
+    """
     parts = path.parts[1:] if path.parts[:1] == ("models",) else path.parts
     if path.is_absolute() or ".." in parts or parts[:1] not in [(n,) for n in shipped_models()]:
         return None
     folder = HOME.joinpath(*parts)
-    return folder if folder.is_dir() else None
+    if folder.is_dir():
+        return folder
+    stages, _ = stage_folders(HOME / parts[0])
+    choice = ", ".join(f"{parts[0]}/{stage.name}" for stage in stages)
+    raise InputError(
+        f"the model {parts[0]} has no stage {'/'.join(parts[1:])}: name one of {choice}"
+    )

@@ -1,12 +1,11 @@
 """A Space that shows a model: MODEL of its settings, a hub's owner/repository, or the digits."""
 
 import os
-from functools import partial
+import sys
 
-from cascade.web.model import open_model
-from cascade.web.page import serve
+from cascade.commands import run
 
 if __name__ == "__main__":
-    model = open_model(os.environ.get("MODEL", "digits"))
-    log = partial(print, flush=True)
-    serve(model, host="0.0.0.0", port=int(os.environ.get("PORT", "7860")), ready=log)
+    model, port = os.environ.get("MODEL") or "digits", os.environ.get("PORT") or "7860"
+    sys.argv[1:] = [model, "--host", "0.0.0.0", "--port", port, "--no-browser"]
+    run("explore")

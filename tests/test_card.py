@@ -11,6 +11,8 @@ from torch import nn
 
 from cascade import Cascade
 from cascade.card import read_results, write_card
+from cascade.percentiles import FILE
+from cascade.web.model import open_model
 from stages import InputError
 
 
@@ -55,9 +57,37 @@ def test_a_card_gives_figures_with_their_conditions(digits, reports, tmp_path):
     assert (
         "20 samples at temperature 1.0, seed 0, 20 of 400 images at 16x16" in distance.metric_name
     )
-    assert f"\n\n{about}\n\n| stage |" in card.text
+    assert f"\n\n{about}\n\n| stage |" in card.text and "went on from" not in card.text
     assert bits["statement"] in card.text and "fid" not in data.metrics
     assert str(tmp_path) not in card.content and str(reports[0].parent) not in card.content
+
+
+def test_what_held_out_images_need_is_passed_on(digits, reports, tmp_path):
+    """The page ranks images among them, where they are of these weights."""
+    Cascade.load(digits).save_pretrained(tmp_path / "new", reports[::-1])
+    bits = json.loads(reports[0].read_text())
+    model = open_model(tmp_path / "new")
+    assert model.usual.what == "20 images of few.npz (all)"
+    assert model.usual.bpd.tolist() == bits["percentiles"] == sorted(bits["percentiles"])
+    assert len(model.usual.bpd) == 101 and abs(model.usual.bpd.mean().item() - bits["bpd"]) < 0.05
+    median = model.usual.bpd[50].item()
+    assert model.usual.percentile(median + 1e-6) > 50 > model.usual.percentile(median - 1e-6)
+    file = tmp_path / "new" / FILE
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps(kept | {"weights": {}}))
+    assert open_model(tmp_path / "new").usual is None
+    file.write_text("{}")
+    with pytest.raises(InputError, match=r"held_out\.json is damaged, fetch or write it again"):
+        open_model(tmp_path / "new")
+
+
+def test_a_card_says_what_training_went_on_from(digits, tmp_path):
+    cascade = Cascade.load(digits)
+    cascade.stages[1].config.train.start = "runs/before/srf16"
+    cascade.stages[1].record.start = "abc" * 20
+    write_card(tmp_path, "digits", list(cascade.stages), [], "mit")
+    card = (tmp_path / "README.md").read_text()
+    assert "srf16 went on from `runs/before/srf16`, weights of SHA-256 abcabcabcabcabca:" in card
 
 
 def test_a_card_without_reports_names_classes(tmp_path):

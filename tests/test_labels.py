@@ -13,13 +13,22 @@ from stages import InputError
     "given", [[0, 2, 1], (0, 2, 1), np.array([0, 2, 1]), torch.tensor([0, 2, 1], dtype=torch.uint8)]
 )
 def test_any_kind_of_whole_numbers(given):
-    assert torch.equal(checked_labels(given, 3, 3), torch.tensor([0, 2, 1]))
+    assert torch.equal(checked_labels(given, 3, ["cat", "dog", "cow"]), torch.tensor([0, 2, 1]))
 
 
-@pytest.mark.parametrize("given", [[0.0, 1.0], ["a", "b"], [True, False], [0, 3], [-1, 0], [0], 1])
+@pytest.mark.parametrize("given", [["cat", "cow", "dog"], ("cat", "2", "dog")])
+def test_names_of_classes(given):
+    assert checked_labels(given, 3, ["cat", "dog", "cow"]).tolist() == [0, 2, 1]
+    with pytest.raises(InputError, match="no class '(dog|2)': name one of cat, cow"):
+        checked_labels(given, 3, ["cat", "cow"])
+
+
+@pytest.mark.parametrize(
+    "given", [[0.0, 1.0], ["a", 1], "01", [True, False], [0, 3], [-1, 0], [0], 1]
+)
 def test_anything_else_is_refused(given):
     with pytest.raises(InputError, match="label"):
-        checked_labels(given, 2, 3)
+        checked_labels(given, 2, ["cat", "dog", "cow"])
 
 
 def test_a_class_is_named_or_numbered():

@@ -100,6 +100,13 @@ def test_an_unknown_name_lists_what_is_shipped(shipped, tmp_path, name):
         find_model(name)
 
 
+@pytest.mark.parametrize("name", ["toy/srf64", "models/toy/srf64"])
+def test_no_hub_is_asked_for_a_stage_that_a_model_lacks(shipped, name):
+    words = "the model toy has no stage srf64: name one of toy/glow8, toy/srf16"
+    with pytest.raises(InputError, match=words):
+        find_model(name)
+
+
 def test_models_of_the_package_are_found_beside_it_or_in_it():
     assert pretrained.HOME.name == "models" and (pretrained.HOME / "__init__.py").is_file()
 
@@ -111,6 +118,8 @@ def test_tools_take_names_of_models_and_classes(shipped, tmp_path):
     expected = Cascade.from_pretrained("toy").sample(3, [1, 3, 2], seed=0)
     found = torch.from_numpy(np.load("s.npz")["images"]).permute(0, 3, 1, 2)
     assert torch.equal(found, expected)
+    by_name = Cascade.from_pretrained("toy").sample(3, ["dog", "guinea pig", "2"], seed=0)
+    assert torch.equal(by_name, expected)
     Image.new("L", (16, 16)).save("low.png")
     by_model = ["low.png", "--model", "toy"]
     for label, picture, words in (

@@ -31,6 +31,7 @@ from cascade.evaluation.scoring import Journal, Protocol, Row, score_source
 from cascade.evaluation.variational import VariationalReport, variational
 from cascade.figures.heatmap import save_heatmaps
 from cascade.likelihood import SampleCheck
+from cascade.percentiles import percentiles
 from cascade.utils.distributed import spread
 from stages.labels import NO_LABEL
 
@@ -225,6 +226,7 @@ def figures(report: Report, drawn: SampleCheck, labels: Tensor | None) -> dict[s
     return {
         "bpd": report.bpd,
         "stderr": report.stderr if len(report.nats) > 1 else None,
+        "percentiles": percentiles(report.image_bpd),
         "stages": report.stages,
         "accuracy": None if labels is None else report.accuracy(labels),
         "pyramid": report.pyramid,

@@ -18,7 +18,8 @@ from cascade.config import StageConfig
 from cascade.config.sigma import sigma_at
 from cascade.data.sources import ImageSource
 from cascade.manifest import check_chain
-from cascade.stage import Stage, load_stage
+from cascade.pretrained import load_one
+from cascade.stage import Stage
 from cascade.utils.seeds import generator, image_digest
 from cascade.utils.tensors import weights_digest
 from stages import InputError
@@ -95,7 +96,7 @@ class Augmentation:
         self.config = config
         self.augment = config.augment
         assert config.augment.previous is not None  # or nothing disturbs, see `open_stage_data`
-        stage = load_stage(config.augment.previous, device)
+        stage = load_one(config.augment.previous, device)
         _check_previous(stage, config)
         self.flow = stage.flow.requires_grad_(False)
         raw = config.augment.scaling == "raw"

@@ -11,6 +11,7 @@ import torch
 from cascade.chain import Cascade
 from cascade.config import load_saved
 from cascade.manifest import stage_folders
+from cascade.percentiles import Usual, read_held_out
 from cascade.photos.upscaling import load_doublers
 from cascade.pretrained import find_model
 from cascade.stage import Stage
@@ -20,6 +21,7 @@ from cascade.stage import Stage
 class Model:
     """A ``cascade``, None where there is no base to draw from, and the ``doublers`` of photos.
 
+    ``usual`` is what its folder says of held-out images, None where that is nothing.
     All users of a page share it. Whoever runs its nets holds the ``lock``: a map of bits listens to
     the nets, and would hear what others have them do.
     """
@@ -27,6 +29,7 @@ class Model:
     name: str
     cascade: Cascade | None
     doublers: list[Stage]
+    usual: Usual | None = None
     lock: Lock = field(default_factory=Lock, repr=False)
 
 
@@ -41,4 +44,5 @@ def open_model(name: str | Path, device: str | torch.device = "cpu") -> Model:
         return Model(str(name), None, load_doublers(folders, device))
     cascade = Cascade.load(folder, device=device)
     cascade.check_draws()
-    return Model(str(name), cascade, [stage.replace(chunk=1) for stage in cascade.stages[1:]])
+    doublers = [stage.replace(chunk=1) for stage in cascade.stages[1:]]
+    return Model(str(name), cascade, doublers, read_held_out(folder, list(cascade.stages)))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
+from cascade.web.limits import UploadLimit
 from cascade.web.model import Model
 from cascade.web.uploads import MEGABYTES
 from stages import InputError
@@ -69,20 +70,23 @@ def serve(
         InputError: Gradio is missing, or the port is taken.
     """
     port = free_port(host, port)
-    with alone():
+    with alone() as folder:
         try:
             import gradio as gr
+            from starlette.middleware import Middleware
         except ImportError:
             raise InputError("the page needs Gradio: pip install 'csrflow[web]'") from None
         fonts = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
         page, done = build(model), Event()
+        limited = {"middleware": [Middleware(UploadLimit, folder=folder)]}
         signal.signal(signal.SIGTERM, lambda *_: done.set())
         try:
             page.launch(
                 server_name=host, server_port=port, inbrowser=browser, quiet=True, share=False,
                 prevent_thread_lock=True, ssr_mode=False, footer_links=[], run_history=False,
                 max_file_size=f"{MEGABYTES}mb", state_session_capacity=SESSIONS, pwa=False,
-                mcp_server=False, theme=gr.themes.Default(font=fonts[0], font_mono=fonts[1]),
+                mcp_server=False, app_kwargs=limited,
+                theme=gr.themes.Default(font=fonts[0], font_mono=fonts[1]),
             )  # fmt: skip
             ready(f"http://{host}:{port}")
             while not done.wait(timeout=1):  # or Windows would not hear of Ctrl-C
@@ -106,7 +110,7 @@ def free_port(host: str, port: int | None) -> int:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def alone() -> Iterator[str]:
     """Keep temporary files in a folder that goes at the end, and have Gradio call nobody.
 
     Gradio reads these settings as it is imported, so import it inside.
@@ -117,6 +121,6 @@ def alone() -> Iterator[None]:
         os.environ["GRADIO_TEMP_DIR"] = os.environ["MPLCONFIGDIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         try:
-            yield
+            yield folder
         finally:
             tempfile.tempdir = before

@@ -10,31 +10,20 @@ import torch
 from torch import Tensor
 
 from cascade.chain import Cascade
+from cascade.data.hub import PREFIX
 from cascade.data.named import BUILT_IN, PACKAGED, open_images
 from cascade.data.stage_images import check_images
 from cascade.evaluation.bits_by_position import spent
 from cascade.evaluation.codecs import SETTINGS, file_bpd
 from cascade.figures.heatmap import save_heatmaps
 from cascade.likelihood import Report
+from cascade.percentiles import Usual
 from cascade.transforms.dequantise import bits_per_dim
 from cascade.utils.seeds import generator
 from stages import InputError
 
 USUAL = 64  # images that others are ranked among
 LIKELY = 2  # classes shown of each image
-
-
-@dataclass(frozen=True)
-class Usual:
-    """Bits/dim (N,) of images that the model takes for usual, and ``what`` these are."""
-
-    bpd: Tensor
-    what: str
-
-    def percentile(self, bpd: float) -> float:
-        """The share of them, in per cent, that need no more bits; ties count half."""
-        below, same = (self.bpd < bpd).double().mean(), (self.bpd == bpd).double().mean()
-        return 100 * (below + same / 2).item()
 
 
 def usual(cascade: Cascade) -> Usual:
@@ -53,7 +42,8 @@ def usual(cascade: Cascade) -> Usual:
 
 def _held_out(cascade: Cascade) -> Tensor:
     data = cascade.stages[-1].config.data
-    if data.split == "all" or (data.name in BUILT_IN and data.name not in PACKAGED):
+    elsewhere = data.name in BUILT_IN and data.name not in PACKAGED
+    if data.split == "all" or elsewhere or data.name.startswith(PREFIX):
         raise InputError(f"none of {data.name} was held out, or it might be downloaded")
     source = open_images(data.name, "test", data.channels, data.resize, data.skip_bad, data.root)
     check_images(cascade.stages[-1].name, data.size, data.name, source.shape)

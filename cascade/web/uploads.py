@@ -15,17 +15,18 @@ from stages import InputError
 
 FILES = 16  # at once
 MEGABYTES = 16  # of a file
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # none that runs programs, as PostScript
 PIXELS = 24 * 10**6  # of an image: those of a good telephone
 
 
 def open_photo(file: str | Path) -> Photo:
-    """An uploaded image; `InputError` where it cannot be read, or has more than `PIXELS`."""
+    """An uploaded image; `InputError` where it is not of `FORMATS`, or has more than `PIXELS`."""
     name = Path(file).name
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=FORMATS) as opened:
             width, height = opened.size
     except UNREADABLE:
-        raise InputError(f"{name} is no image of a known format") from None
+        raise InputError(f"{name} is no image of these formats: {', '.join(FORMATS)}") from None
     if width * height > PIXELS:
         raise InputError(
             f"{name} has {width}x{height} pixels: make it smaller, "

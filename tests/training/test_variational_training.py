@@ -14,6 +14,7 @@ from cascade import Cascade, InputError
 from cascade.config import load_config
 from cascade.config.sigma import sigma_at
 from cascade.data import open_images
+from cascade.pretrained import load_one
 from cascade.record import load_record
 from cascade.stage import Stage
 from cascade.training.augmentation import Augmentation, weights_digest
@@ -53,6 +54,13 @@ def low() -> tuple[torch.Tensor, torch.Tensor]:
     source = open_images("mnist5k", "train", 1)
     chosen = torch.arange(0, 4000, 101)
     return halve_to(source.read(chosen), 8), source.labels[chosen]
+
+
+def test_a_shipped_stage_disturbs_by_name():
+    settings = ["augment.previous=digits/glow8", "augment.sigma=0.5"]
+    config = load_config(ROOT / "configs" / "mnist5k-haar" / "srf16.yaml", settings)
+    disturbs = Augmentation(config, torch.device("cpu"))
+    assert disturbs.digest == load_one("digits/glow8").digest and disturbs.labelled
 
 
 def test_sigma_zero_is_plain_training_bit_for_bit(digits, tmp_path):
@@ -140,7 +148,7 @@ def test_bad_sigmas(tmp_path, sigma):
     ("overrides", "message"),
     [
         (["augment.sigma=0.5"], "needs augment.previous"),
-        (["augment.previous=nowhere", "augment.sigma=0.5"], "no stage folder nowhere"),
+        (["augment.previous=nowhere", "augment.sigma=0.5"], "no run folder nowhere"),
         (["augment.previous=DIGITS/srf16"], "each must double"),
         (["augment.previous=DIGITS/glow8", "model.pyramid=haar", "model.residual=false"],
          "has pyramid=bicubic"),

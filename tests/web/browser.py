@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -228,7 +229,7 @@ def test_score(page, run, shots, tmp_path):
     shoot(page, shots / "explore-score.png")
 
 
-def test_enlarge(browser, doubler, shots, tmp_path):
+def test_enlarge(browser, doubler, tmp_path):
     """A stage that enlarges has a page of its own, without the other tabs."""
     command = [ROOT / "tools" / "explore.py", doubler, "--no-browser", "--port", 0]
     photo = tmp_path / "chelsea.png"
@@ -252,7 +253,42 @@ def test_enlarge(browser, doubler, shots, tmp_path):
         before = page.locator(".slider-wrap img").nth(1).get_attribute("src")
         thumbnails.nth(3).click()
         expect(page.locator(".slider-wrap img").nth(1)).not_to_have_attribute("src", before)
+
+
+def test_shipped_models(browser, shots, tmp_path):
+    """Small photographs are drawn and ranked among held-out ones; a photo grows by four."""
+    photo = tmp_path / "chelsea.png"
+    Image.fromarray(chelsea()).save(photo)
+    command = [ROOT / "tools" / "explore.py", "cifar10", "--no-browser", "--port", 0]
+    with served(tmp_path / "cifar10", *command) as (address, _), user(browser, address) as page:
+        press(page, "Draw")
+        expect(pictures(page, "srf32: 32x32")).to_be_visible()
+        shoot(page, shots / "explore-cifar10.png")
+        tab(page, "Score")
+        upload(page, photo)
+        press(page, "Score")
+        expect(page.get_by_text("images of cifar10 (test)")).to_be_visible()
+    command = [ROOT / "tools" / "explore.py", "photos", "--no-browser", "--port", 0]
+    with served(tmp_path / "photos", *command) as (address, _), user(browser, address) as page:
+        tab(page, "Enlarge")
+        upload(page, photo)
+        page.get_by_role("tabpanel").get_by_label("4", exact=True).check()
+        press(page, "Enlarge")
+        expect(page.get_by_text("384x384 pixels. Samples differ by")).to_be_visible()
         shoot(page, shots / "explore-enlarge.png")
+
+
+def test_uploads_are_limited_before_they_are_read(address, folder):
+    """By what a request says of its length: the body is never sent."""
+    for length, status in ((str(2**40), 413), (None, 411)):
+        asked = HTTPConnection(address.removeprefix("http://"))
+        asked.putrequest("POST", "/gradio_api/upload")
+        asked.putheader("Content-Type", "multipart/form-data; boundary=x")
+        if length:
+            asked.putheader("Content-Length", length)
+        asked.endheaders()
+        assert asked.getresponse().status == status
+    nothing_failed(folder)
 
 
 def test_two_users_at_once_see_their_own(browser, address, run, tmp_path):

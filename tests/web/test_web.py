@@ -1,5 +1,6 @@
 """What the page does with a model, without the page."""
 
+import asyncio
 import configparser
 import math
 import socket
@@ -16,6 +17,7 @@ from small_stages import ANIMALS, animals, random_cascade, random_images, stage_
 
 from cascade import InputError
 from cascade.figures.grid import grid
+from cascade.percentiles import Usual
 from cascade.photos.deviation import deviation
 from cascade.photos.photo import Photo
 from cascade.photos.upscaling import upscale
@@ -39,9 +41,10 @@ from cascade.web.exploring import (
     region_redrawn,
     way,
 )
+from cascade.web.limits import UploadLimit
 from cascade.web.model import open_model
 from cascade.web.page import alone, free_port
-from cascade.web.scoring import Usual, columns, save_maps, score, usual
+from cascade.web.scoring import columns, save_maps, score, usual
 from cascade.web.uploads import FILES, middle, open_images, open_photo
 
 
@@ -172,6 +175,44 @@ def test_the_usual_are_held_out_images_or_else_samples(tmp_path):
         assert "own samples" in usual(cascade).what
 
 
+def test_no_model_has_the_page_download_its_data_set(monkeypatch):
+    cascade = random_cascade("haar", 0)
+    cascade.stages[-1].config.data.name = "hf:someone/large"
+    monkeypatch.setattr("cascade.data.hub._loaded", None)  # calling it is an error
+    assert "own samples" in usual(cascade).what
+
+
+@pytest.mark.parametrize(
+    ("length", "stored", "status"),
+    [(b"80", 0, 200), (b"81", 0, 413), (b"", 0, 411), (b"-1", 0, 411), (b"60", 41, 507)],
+)
+def test_uploads_are_refused_before_they_are_read(tmp_path, length, stored, status):
+    """Also two at once that there is room for one of."""
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope.get("again"):
+            scope |= {"again": False}
+            told.append(await answer(scope | {"headers": [(b"content-length", b"80")]}))
+
+    async def answer(scope):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        await limited(scope, None, send)
+        return sent[0]["status"]
+
+    (tmp_path / "file").write_bytes(b"0" * stored)
+    limited, told = UploadLimit(app, tmp_path, request=80, stored=100), []
+    headers = [(b"content-length", length)] if length else []
+    scope = {"type": "http", "path": "/gradio_api/upload", "headers": headers, "again": True}
+    assert asyncio.run(answer(scope)) == status
+    assert told == [507] * (status == 200) and limited.coming == 0
+    assert asyncio.run(answer(scope | {"path": "/", "again": False})) == 200
+
+
 def test_uploads_are_made_to_fit_or_refused(tmp_path):
     exact, large, noise = (tmp_path / name for name in ("exact.png", "large.jpg", "noise.png"))
     image = random_images(1)[0]
@@ -190,6 +231,10 @@ def test_uploads_are_made_to_fit_or_refused(tmp_path):
         with pytest.raises(InputError, match=message) as refused:
             open_images(files, (1, 32, 32))
         assert str(tmp_path) not in str(refused.value)
+    program = tmp_path / "program.png"
+    Image.open(exact).save(program, format="EPS")
+    with pytest.raises(InputError, match=r"program.png is no image of these formats: PNG, JPEG"):
+        open_photo(program)
     wide = tmp_path / "wide.png"
     Image.new("1", (6000, 6000)).save(wide)
     with pytest.raises(InputError, match="6000x6000 pixels"):

@@ -10,16 +10,17 @@ import gradio as gr
 from PIL import Image
 
 from cascade.chain import Cascade
+from cascade.percentiles import Usual
 from cascade.web.drawing import picture
 from cascade.web.model import Model
-from cascade.web.scoring import Usual, columns, save_maps, score, usual
+from cascade.web.scoring import columns, save_maps, score, usual
 from cascade.web.tabs.controls import picture_box
 from cascade.web.tabs.serving import HEAVY, answering, place_for
 from cascade.web.uploads import open_images
 
 ABOUT = (
     "Bits/dim of each image, of its WebP and PNG files, and the stages' shares of it, which add up "
-    "to it. Percentile: how many of {what} need no more bits. {statement}"
+    "to it. Percentile: how many per cent of {what} need no more bits. {statement}"
 )
 WIDTHS = {"image": 120, "bits/dim": 95, "percentile": 110, "classes": 130}  # of columns, pixels
 
@@ -31,7 +32,7 @@ def score_tab(model: Model, cascade: Cascade) -> None:
 
     @cache
     def reference() -> Usual:
-        return usual(cascade)
+        return model.usual or usual(cascade)
 
     with gr.Row():
         with gr.Column(scale=1, min_width=240):

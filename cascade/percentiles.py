@@ -1,0 +1,68 @@
+"""How many bits held-out images need of a cascade: what another image is ranked among."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cascade.stage import Stage
+from cascade.utils.files import whole
+from stages import InputError
+
+FILE = "held_out.json"  # of a cascade folder that is passed on
+
+
+@dataclass(frozen=True)
+class Usual:
+    """Bits/dim (N,) of images that the model takes for usual, and ``what`` these are."""
+
+    bpd: Tensor
+    what: str
+
+    def percentile(self, bpd: float) -> float:
+        """The share of them, in per cent, that need no more bits; ties count half."""
+        below, same = (self.bpd < bpd).double().mean(), (self.bpd == bpd).double().mean()
+        return 100 * (below + same / 2).item()
+
+
+def percentiles(bpd: Tensor) -> list[float]:
+    """The 0th to the 100th percentile of the images' bits/dim (N,)."""
+    return bpd.double().quantile(torch.linspace(0, 1, 101, dtype=torch.float64)).tolist()
+
+
+def write_held_out(folder: Path, reports: Sequence[str | Path]) -> None:
+    """Keep what the first report of likelihoods, if any is one, says of its images.
+
+    ``reports`` are files that `csrflow likelihood --json` wrote of these weights.
+    """
+    for file in reports:
+        report = json.loads(Path(file).read_text("utf-8"))
+        if "percentiles" in report:
+            kept = {key: report[key] for key in ("images", "split", "weights", "percentiles")}
+            text = json.dumps({"data": Path(report["data"]).name, **kept}, indent=1)
+            with whole(folder / FILE) as aside:
+                aside.write_text(text + "\n", encoding="utf-8")
+            return
+
+
+def read_held_out(folder: str | Path, stages: Sequence[Stage]) -> Usual | None:
+    """What the folder says of held-out images, None where that is nothing, or of other weights.
+
+    Raises `InputError` where its file is damaged.
+    """
+    file = Path(folder) / FILE
+    if not file.is_file():
+        return None
+    try:
+        kept = json.loads(file.read_text("utf-8"))
+        bpd = torch.tensor(kept["percentiles"], dtype=torch.float64)
+        what = f"{kept['images']:,} images of {kept['data']} ({kept['split']})"
+        weights = kept["weights"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(f"{file} is damaged, fetch or write it again: {error!r}") from None
+    return Usual(bpd, what) if weights == {stage.name: stage.digest for stage in stages} else None
