@@ -252,7 +252,7 @@ def test_samples_without_a_seed_follow_torch(digits):
     ("call", "message"),
     [
         (lambda c, x: c.sample(2, seed=1.0), "seed is a whole number"),
-        (lambda c, x: c.sample(2, ["a", "b"]), "labels are whole numbers"),
+        (lambda c, x: c.sample(2, ["a", 1]), "labels are whole numbers"),
         (lambda c, x: c.sample(1, [float("nan")]), "labels are whole numbers"),
         (lambda c, x: c.log_prob(x[:2], [0.9, 1.9]), "labels are whole numbers"),
         (lambda c, x: c.sample(2, temperature="0.8"), "a temperature is a number"),

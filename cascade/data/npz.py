@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from stages import InputError
 UNREADABLE = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, OverflowError, MemoryError),
     *(SyntaxError, RecursionError, NotImplementedError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
 )  # what a damaged file may raise: NotImplementedError and RuntimeError by compression, encryption
 
 

@@ -84,6 +84,29 @@ def test_processes_end_with_the_one_that_started_them(digits, tmp_path):
         assert "Traceback" not in error
 
 
+def test_one_that_does_not_hear_of_the_end_is_ended(tmp_path):
+    """As a process that waits in native code for one that Ctrl-C has ended."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, sys, time\n"
+        "from cascade.commands.shared import processes\n"
+        "def work():\n"
+        "    if os.environ['RANK'] == '0':\n"
+        "        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+        "    open(os.environ['RANK'], 'w').close()\n"
+        "    time.sleep(300)\n"
+        "processes.run(2, work)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    while not all((tmp_path / rank).is_file() for rank in "01"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+
+
 def of(**args):
     return argparse.Namespace(**{"processes": None, **args})
 

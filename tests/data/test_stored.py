@@ -154,3 +154,12 @@ def test_an_npy_that_is_cut_short(pixels, tmp_path):
         (tmp_path / "a.npy").write_bytes(content[:size])
         with pytest.raises(InputError, match=r"cannot read .*a\.npy: ."):
             open_images(str(tmp_path / "a.npy"), "all")
+
+
+def test_an_npy_whose_header_does_not_end(pixels, tmp_path):
+    """What numpy's reader raises then is neither a ValueError nor a SyntaxError."""
+    np.save(tmp_path / "a.npy", pixels)
+    content = (tmp_path / "a.npy").read_bytes().replace(b"_order': F", b"_order'[ F", 1)
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"cannot read .*a\.npy: "):
+        open_images(str(tmp_path / "a.npy"), "all")

@@ -136,7 +136,7 @@ class Group:
             wait([process.sentinel for process in left], seconds)
             self.ended += [process for process in left if process.exitcode is not None]
             failed = any(process.exitcode for process in self.ended)
-            if failed and not limits and self.asked is None:
+            if failed and not limits:  # also if asked: one that waits for it may not hear of that
                 limits = [time.monotonic() + grace for grace in GRACE] + [float("inf")]
             if limits and time.monotonic() >= limits[0]:
                 self._signal(signal.SIGTERM if len(limits) == 3 else signal.SIGKILL)
