@@ -38,11 +38,12 @@ def percentiles(bpd: Tensor) -> list[float]:
 def write_held_out(folder: Path, reports: Sequence[str | Path]) -> None:
     """Keep what the first report of likelihoods, if any is one, says of its images.
 
-    ``reports`` are files that `csrflow likelihood --json` wrote of these weights.
+    ``reports`` are files that `csrflow likelihood --json` wrote of these weights. One that was
+    given labels, or left them out, does not count: whoever ranks an image sums over classes.
     """
     for file in reports:
         report = json.loads(Path(file).read_text("utf-8"))
-        if "percentiles" in report:
+        if "percentiles" in report and report["label_mode"] in (None, "marginal"):
             kept = {key: report[key] for key in ("images", "split", "weights", "percentiles")}
             text = json.dumps({"data": Path(report["data"]).name, **kept}, indent=1)
             with whole(folder / FILE) as aside:

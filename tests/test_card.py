@@ -72,6 +72,10 @@ def test_what_held_out_images_need_is_passed_on(digits, reports, tmp_path):
     assert len(model.usual.bpd) == 101 and abs(model.usual.bpd.mean().item() - bits["bpd"]) < 0.05
     median = model.usual.bpd[50].item()
     assert model.usual.percentile(median + 1e-6) > 50 > model.usual.percentile(median - 1e-6)
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps(bits | {"label_mode": "given"}))
+    Cascade.load(digits).save_pretrained(tmp_path / "unranked", [given])
+    assert open_model(tmp_path / "unranked").usual is None
     file = tmp_path / "new" / FILE
     kept = json.loads(file.read_text())
     file.write_text(json.dumps(kept | {"weights": {}}))
