@@ -35,7 +35,6 @@ WIDTHS = (  # at most a value each
 )
 NOT_OF_THE_FLOW = ("kind", "hole", "pyramid", "class_weight", "class_loss")
 OF_THE_MIXTURE = (
-    "components",
     "colour",
     "order",
     "mixture_width",

@@ -246,7 +246,8 @@ class ActNormInv1x1(Bijection):
 
     def _affine(self, x: Tensor, cond: Cond, inverse: bool) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):
-            cond = cond or self.conditions(self.affine_constants([self], inverse), x)[0]
+            if not cond or cond[0].dim() == 4:  # nothing, or feature maps: not what Steps computes
+                cond = self.conditions(self.affine_constants([self], inverse), x)[0]
             affine, shift, log_det = cond
             y = F.linear(x.permute(0, 2, 3, 1), affine, shift).permute(0, 3, 1, 2)
         return y, log_det

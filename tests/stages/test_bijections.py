@@ -130,6 +130,15 @@ def test_log_det_is_that_of_the_jacobian(name):
     torch.testing.assert_close(module(x, cond)[1][0], expected, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("maps", [1, 2, 3])
+@pytest.mark.parametrize("name", [name for name, of in BIJECTIONS.items() if not of[2]])
+def test_a_bijection_without_a_condition_ignores_feature_maps(name, maps):
+    module, x, _ = inputs(name)
+    cond = tuple(torch.randn(3, 7, SIDE, SIDE, dtype=torch.float64) for _ in range(maps))
+    for apply in (module, module.inverse):
+        torch.testing.assert_close(apply(x, cond), apply(x), rtol=0, atol=0)
+
+
 FLOWS = {
     "glow grey": (lambda: glow((1, 8, 8), **SMALL), None),
     "glow colour, classes": (lambda: glow((3, 8, 8), **SMALL, classes=3, squish=0.5), None),

@@ -1,0 +1,27 @@
+"""The flow is the one that its configuration describes: every size of it is a size of the flow."""
+
+import pytest
+
+from cascade.building import DEPTHS, WIDTHS, outline
+from cascade.config import load_config
+from cascade.utils.tensors import kinds
+
+MIXTURES = ["model.coupling=mixture", "model.residual=false"]
+NETS = ["model.nets=gated", "model.width=16", "model.conditional_prior=true", "model.classes=10"]
+SIZES = [key for key in (*DEPTHS, *WIDTHS) if key != "downscaler"]  # which is beside the flow
+
+
+@pytest.mark.parametrize("key", SIZES)
+def test_every_size_is_one_of_the_flow(key):
+    first = "mixture" if key.startswith("mixture_") else "none"
+    noise = "uniform" if first == "mixture" else "variational"
+    sort = [*MIXTURES, *NETS, f"model.first={first}", f"model.dequantise={noise}"]
+
+    def weights(more=0):
+        config = load_config("mnist5k/srf16", sort)
+        size = getattr(config.model, key) + more
+        return kinds(
+            outline(load_config("mnist5k/srf16", [*sort, f"model.{key}={size}"])).state_dict()
+        )
+
+    assert weights() == weights() != weights(1)
