@@ -14,15 +14,10 @@ from torch import Tensor
 
 from cascade.draws import Draw, Generated, Given
 from cascade.labels import Labels, check_guidance, checked_labels
-from cascade.likelihood import (
-    Report,
-    SampleCheck,
-    class_columns,
-    compose,
-    consistency,
-)
+from cascade.likelihood import Report, class_columns, compose
 from cascade.manifest import check_order
 from cascade.pretrained import Pretrained
+from cascade.sample_checks import SampleCheck, consistency
 from cascade.stage import Stage, StageList, per_stage
 from cascade.transforms.dequantise import expand_bits, log_volume, reduce_bits
 from cascade.transforms.pyramid import halve_to
@@ -299,17 +294,17 @@ class Cascade(Pretrained):
         shares = [stage.config.share for stage in self.stages]
         sizes = [round(count * share) for count, share in zip(values, shares, strict=True)]
         return Report(
-            [stage.name for stage in self.stages],
-            sizes,
-            sum(sizes) if self.given else math.prod(self.shape),
-            nats,
-            posterior,
-            self.pyramid,
-            self.bits,
-            [stage.name for stage in self.stages if not stage.flow.exact],
-            self.bounded,
-            self.given,
-            values,
+            names=[stage.name for stage in self.stages],
+            sizes=sizes,
+            dimensions=sum(sizes) if self.given else math.prod(self.shape),
+            nats=nats,
+            posterior=posterior,
+            pyramid=self.pyramid,
+            bits=self.bits,
+            dequantised=[stage.name for stage in self.stages if not stage.flow.exact],
+            bounded=self.bounded,
+            given=self.given,
+            values=values,
         )
 
     def check_samples(self, num: int = 64, seed: int = 0) -> SampleCheck:

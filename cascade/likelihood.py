@@ -6,7 +6,6 @@ Several dequantisations tighten the bound as in importance-weighted autoencoders
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cascade.stage import Stage, StageList
 from cascade.transforms.dequantise import bits_per_dim, log_volume
 
 BOUND = "so the figure is a lower bound on log P(image), and bits/dim is an upper bound"
@@ -77,78 +75,18 @@ def compose(
     return torch.stack(nats, dim=1), posterior
 
 
-def low_distances(images: Sequence[Tensor], stages: Sequence[Stage] | StageList) -> list[Tensor]:
-    """|D(sample_i) − sample_{i−1}| in grey levels, float64 (N, C, h, w), for each stage but one."""
-    return [
-        (stage.lower(high).int() - low.int()).abs().double()
-        for stage, (low, high) in zip(stages[1:], itertools.pairwise(images), strict=True)
-    ]
-
-
-def consistency(
-    images: Sequence[Tensor], stages: Sequence[Stage] | StageList
-) -> list[dict[str, float]]:
-    """How far D(sample_i) is from sample_{i−1}: mean and worst in grey levels, share exact.
-
-    ``images`` are those of all ``stages``, base first, integers (N, C, h, w) of n bits.
-    """
-    result = []
-    for distance in low_distances(images, stages):
-        result.append(
-            {
-                "mean": distance.mean().item(),
-                "worst": distance.max().item(),
-                "exact": (distance == 0).double().mean().item(),
-            }
-        )
-    return result
-
-
-def clip_rates(clipped: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """How often samples are clipped, from the shares of their values (samples, stages).
-
-    ``samples`` is the share, ``of`` so many, that have any such value: the mass that a Haar
-    cascade's sampler moves onto the border of what images can be, and so how far its distribution
-    is from the one that is scored. ``values`` is the share of each stage's values.
-    """
-    return {
-        "of": len(clipped),
-        "samples": (clipped > 0).any(1).double().mean().item(),
-        "values": dict(zip(names, clipped.mean(0).tolist(), strict=True)),
-    }
-
-
-@dataclass
-class SampleCheck:
-    """What fresh samples of a cascade are like.
-
-    ``consistency`` holds, for each stage but the first, how far its samples are from their low
-    images, see `consistency`; ``clipped`` (M, stages) is the share of the values of each of M
-    samples that no image has.
-    """
-
-    names: list[str]
-    consistency: list[dict[str, float]]
-    clipped: Tensor
-
-    @property
-    def clip_rates(self) -> dict[str, Any]:
-        """How often they were clipped, see `clip_rates`."""
-        return clip_rates(self.clipped, self.names)
-
-
-@dataclass
+@dataclass(kw_only=True)
 class Report:
     """Scores of N images: per-stage nats (N, stages), and what follows from them.
 
     ``sizes`` are the stages' numbers of dimensions, ``dimensions`` is the full image's. ``bpd``
     divides the summed nats once by the latter; a stage's own bpd divides by its own dimensions, its
-    share by the full image's, so that shares add up to ``bpd``. ``dequantised`` names the stages
-    whose density is of dequantised values, None for all; the others give integers probabilities.
-    ``bounded`` says whether all stages make nothing but values that images have. ``given`` names
-    the part of the image that the rest is given, if any; ``dimensions`` are those of the rest.
-    ``values`` are the stages' numbers of dequantised values, where they are not ``sizes``: those of
-    pixels around a hole are dequantised too.
+    share by the full image's, so that shares add up to ``bpd``. ``posterior`` (N, classes) is
+    log p(y | image) where classes were summed. ``dequantised`` names the stages whose density is of
+    dequantised values; the others give integers probabilities. ``bounded`` says whether all stages
+    make nothing but values that images have. ``given`` names the part of the image that the rest is
+    given, if any; ``dimensions`` are those of the rest. ``values`` are the stages' numbers of
+    dequantised values, which ``sizes`` are but for holes: pixels around them are dequantised too.
     """
 
     names: list[str]
@@ -156,12 +94,12 @@ class Report:
     dimensions: int
     nats: Tensor
     posterior: Tensor | None
-    pyramid: str = "bicubic"
-    bits: int = 8
-    dequantised: Sequence[str] | None = None
-    bounded: bool = False
-    given: str = ""
-    values: list[int] | None = None
+    pyramid: str
+    bits: int
+    dequantised: list[str]
+    bounded: bool
+    given: str
+    values: list[int]
 
     @property
     def image_bpd(self) -> Tensor:
@@ -184,7 +122,7 @@ class Report:
 
         ``constant`` is what dequantisation adds to the log-density, −D·log 2ⁿ, within the nats.
         """
-        rows, values = [], self.values or self.sizes
+        rows = []
         for i, (name, size) in enumerate(zip(self.names, self.sizes, strict=True)):
             mean = self.nats[:, i].mean()
             rows.append(
@@ -193,7 +131,7 @@ class Report:
                     "nats": mean.item(),
                     "bpd": bits_per_dim(mean, size).item(),
                     "share": bits_per_dim(mean, self.dimensions).item(),
-                    "constant": -log_volume(values[i], self.bits),
+                    "constant": -log_volume(self.values[i], self.bits),
                 }
             )
         return rows
@@ -201,7 +139,7 @@ class Report:
     @property
     def statement(self) -> str:
         """What the figure is, to be said wherever it is printed."""
-        names = self.names if self.dequantised is None else self.dequantised
+        names = self.dequantised
         if len(self.names) > 1 and self.pyramid == "bicubic":
             first = (
                 f"The dequantisation of {', '.join(names)} is bounded, and the" if names else "The"

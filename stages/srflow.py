@@ -165,6 +165,7 @@ def srflow(
     mixture = LogisticMixture(support, image_channels, features, first, classes) if first else None
     lowers = Downscaler(image_channels, downscaler, bits) if downscaler else None
     return Flow(
-        body, shape, levels, classes, reader, residual, squeezed, bins, mixture, label_optional,
-        holes, lowers,
+        body, shape, levels, classes, encoder=reader, residual=residual, squeezed=squeezed,
+        dequantiser=bins, mixture=mixture, label_optional=label_optional, holes=holes,
+        downscaler=lowers,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from torch import Tensor
 from cascade import Cascade
 from cascade.building import build
 from cascade.config import load_config, save_config
+from cascade.likelihood import Report
 from cascade.record import Record
 from cascade.stage import Stage, load_stage
 from cascade.utils.tensors import write_tensors
@@ -23,6 +24,23 @@ OF_A_KIND = {  # of cascades: whose configurations, and what is changed
 ANIMALS = ("cat", "dog", "1", "guinea pig")  # 1 is also the number of a dog
 # kind, classes, bits
 KINDS = [("haar", 10, 8), ("haar", 0, 8), ("bicubic", 10, 5), ("bicubic", 0, 8), ("mixture", 10, 5)]
+
+
+def report_of(nats: Tensor, sizes: list[int], posterior: Tensor | None = None) -> Report:
+    """A report of an exact cascade over the Haar pyramid whose stages are of these sizes."""
+    return Report(
+        names=["base", "top"][: len(sizes)],
+        sizes=sizes,
+        dimensions=sum(sizes),
+        nats=nats,
+        posterior=posterior,
+        pyramid="haar",
+        bits=8,
+        dequantised=[],
+        bounded=True,
+        given="",
+        values=sizes,
+    )
 
 
 def stage_folder(folder: Path, *overrides: str, config: str = "photos/srf2x") -> Path:

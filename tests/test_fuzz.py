@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 from safetensors.torch import load, save
-from small_stages import stage_folder
+from small_stages import report_of, stage_folder
 
 from cascade import Cascade
 from cascade.config import SRFlowModel, StageConfig
@@ -38,9 +38,9 @@ from cascade.data import SPLITS, open_images
 from cascade.evaluation.records import Part, Records, merge
 from cascade.evaluation.scoring import Journal, Row
 from cascade.evaluation.tables import load_table
-from cascade.likelihood import Report, SampleCheck
 from cascade.photos.photo import Photo
 from cascade.photos.typicality import recorded_bpd
+from cascade.sample_checks import SampleCheck
 from cascade.stage import load_stage
 from cascade.training.checkpoints import States, load_state, save_state
 from cascade.training.metrics_log import read_metrics
@@ -302,7 +302,7 @@ def test_npz(fuzz):
 
 
 def test_shard(fuzz, tmp_path):
-    report = Report(["a"], [4], 4, torch.ones(3, 1).double(), None)
+    report = report_of(torch.ones(3, 1).double(), [4])
     drawn = SampleCheck(["a"], [], torch.zeros(2, 1).double())
     records = Records(report, torch.arange(3), ["0", "1", "2"], None, {"PNG": torch.ones(3)})
     Part(records, {"images": 3}, (1, 1), drawn).write_npz(tmp_path / "good.npz")

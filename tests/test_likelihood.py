@@ -8,10 +8,12 @@ import pytest
 import torch
 from conftest import ROOT, randomise
 from enumeration import all_integers, cube_probabilities
+from small_stages import report_of
 
 from cascade.building import build
 from cascade.config import load_config
-from cascade.likelihood import Report, class_columns, compose, consistency
+from cascade.likelihood import class_columns, compose
+from cascade.sample_checks import consistency
 from cascade.stage import Stage
 from cascade.transforms.coding import Pixels
 from cascade.transforms.pyramid import halve
@@ -97,7 +99,7 @@ def test_marginal_shares_sum_and_are_never_below_the_given_label():
 
 def test_report_adds_nats_and_divides_once():
     nats = torch.tensor([[-10.0, -100.0], [-20.0, -300.0]]).double()
-    report = Report(["a", "b"], [4, 16], 16, nats, None, [], torch.zeros(1, 2))
+    report = report_of(nats, [4, 12])
     image_bpd = [110 / (16 * math.log(2)), 320 / (16 * math.log(2))]
     assert report.bpd == pytest.approx(sum(image_bpd) / 2)
     assert report.stderr == pytest.approx(np.std(image_bpd, ddof=1) / math.sqrt(2))

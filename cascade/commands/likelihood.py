@@ -30,8 +30,8 @@ from cascade.evaluation.records import Part, Records, merge
 from cascade.evaluation.scoring import Journal, Protocol, Row, score_source
 from cascade.evaluation.variational import VariationalReport, variational
 from cascade.figures.heatmap import save_heatmaps
-from cascade.likelihood import SampleCheck
 from cascade.percentiles import percentiles
+from cascade.sample_checks import SampleCheck
 from cascade.utils.distributed import spread
 from stages.labels import NO_LABEL
 

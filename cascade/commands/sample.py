@@ -21,7 +21,7 @@ from cascade.commands.shared import cli, processes
 from cascade.commands.shared.display import clip_line, on_device
 from cascade.figures.grid import save_grid
 from cascade.labels import label_named
-from cascade.likelihood import clip_rates
+from cascade.sample_checks import clip_rates
 from cascade.stage import per_stage
 from cascade.utils.distributed import spread
 from cascade.utils.files import whole

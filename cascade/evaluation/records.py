@@ -17,7 +17,8 @@ from torch import Tensor
 from cascade.data.npz import read_npz
 from cascade.data.sources import ImageSource
 from cascade.evaluation.codecs import SETTINGS
-from cascade.likelihood import Report, SampleCheck
+from cascade.likelihood import Report
+from cascade.sample_checks import SampleCheck
 from cascade.utils.files import CSV, whole
 from stages import InputError
 
@@ -125,7 +126,7 @@ def read_part(file: str) -> Part:
     tensors = {k: torch.from_numpy(array) for k, array in arrays.items() if k not in texts}
     header = json.loads(str(arrays["header"]))
     names, nats, posterior = arrays["stages"].tolist(), tensors["nats"], tensors.get("posterior")
-    report = Report(names, nats=nats, posterior=posterior, **header["report"])
+    report = Report(names=names, nats=nats, posterior=posterior, **header["report"])
     files = {codec: tensors[name] for codec, name in CODECS.items() if name in tensors}
     labels, indices = tensors.get("label"), tensors["index"]
     records = Records(report, indices, arrays["files"].tolist(), labels, files)

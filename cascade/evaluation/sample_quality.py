@@ -16,7 +16,7 @@ from torch import Tensor
 from cascade.chain import Cascade
 from cascade.data.sources import ImageSource
 from cascade.evaluation.features import FeatureNet
-from cascade.likelihood import low_distances
+from cascade.sample_checks import low_distances
 from cascade.transforms.dequantise import expand_bits, reduce_bits
 from cascade.utils.distributed import spread
 from cascade.utils.non_finite import NONE_FINITE

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from small_stages import report_of
 
 from cascade.evaluation.comparison import auroc, separation
-from cascade.likelihood import Report
 
 
 def test_auroc():
@@ -14,13 +14,9 @@ def test_auroc():
     assert auroc(theirs, ours) == pytest.approx(1 - sum(pairs) / 6)
 
 
-def report(nats: torch.Tensor) -> Report:
-    return Report(["base", "top"], [4, 12], 16, nats, None, "haar", 8)
-
-
 def test_separation_by_the_whole_by_stages_and_beside_files():
     torch.manual_seed(0)
-    ours, theirs = (report(torch.randn(n, 2).double() - 20) for n in (30, 20))
+    ours, theirs = (report_of(torch.randn(n, 2).double() - 20, [4, 12]) for n in (30, 20))
     files = tuple(torch.rand(n).double() for n in (30, 20))
     found = separation(ours, theirs, files)
     back = separation(theirs, ours, files[::-1])
@@ -30,6 +26,6 @@ def test_separation_by_the_whole_by_stages_and_beside_files():
     assert found["total"] == auroc(ours.image_bpd, theirs.image_bpd)
     flat = tuple(torch.zeros(n).double() for n in (30, 20))
     assert separation(ours, theirs, flat)["total - WebP"] == found["total"]
-    worse = report(ours.nats - torch.tensor([0.0, 100.0]))
+    worse = report_of(ours.nats - torch.tensor([0.0, 100.0]), [4, 12])
     apart = separation(ours, worse, (files[0], files[0]))
     assert apart["total"] == apart["top"] == 1 and apart["base"] == 0.5

@@ -10,7 +10,7 @@ from cascade import Report
 from cascade.commands.shared.cli import say
 from cascade.evaluation.layer_checks import StageCheck
 from cascade.evaluation.variational import VariationalReport
-from cascade.likelihood import SampleCheck
+from cascade.sample_checks import SampleCheck
 
 
 def figures_table(title: str, columns: list[str], rows: list[list[str]]) -> Table:

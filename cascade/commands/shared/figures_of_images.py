@@ -17,7 +17,7 @@ from cascade.evaluation.neighbours import Neighbours, neighbours
 from cascade.figures.grid import grid, save_moving
 from cascade.figures.interpolation import between, walk
 from cascade.figures.sheets import Block, save_sheet
-from cascade.likelihood import consistency
+from cascade.sample_checks import consistency
 from cascade.stage import per_stage
 from cascade.transforms.dequantise import bits_per_dim, expand_bits, reduce_bits
 from cascade.utils.non_finite import NONE_FINITE
