@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,16 @@ SHOWN = 20  # names of classes
 
 @dataclass
 class Result:
-    """One figure: its name, its value, what it was measured on, and how."""
+    """One figure: its name, its value, what it was measured on, and how.
+
+    ``dataset`` is what a hub calls the ``data``, where it has it, else their own name.
+    """
 
     kind: str  # as an index has it, such as bits_per_dim
     name: str
     value: float
     data: str
+    dataset: str
     split: str
     conditions: str
     statement: str = ""  # what it is, to be said wherever it is printed
@@ -61,9 +66,9 @@ def read_results(file: str | Path, stages: Sequence[Stage]) -> list[Result]:
     except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
         raise InputError(
             f"{file} is no report of samples or likelihoods: give what --json of csrflow "
-            "likelihood or evaluate wrote"
+            "likelihood, or of evaluate without --super-resolution, wrote"
         ) from None
-    if weights != {stage.name: stage.digest for stage in stages}:
+    if weights != {stage.name: stage.saved_digest for stage in stages}:
         raise InputError(f"{file} is of other weights than this cascade's: score these")
     return results
 
@@ -107,7 +112,8 @@ def _result(
 ) -> Result:
     data, statement = _basename(report["data"]), report.get("statement", "")
     how = ", ".join(condition for condition in conditions if condition)
-    return Result(kind, name, round(float(value), 4), data, report["split"], how, statement)
+    dataset, split = DATASETS.get(report["data"], data), report["split"]
+    return Result(kind, name, round(float(value), 4), data, dataset, split, how, statement)
 
 
 def _told(report: dict[str, Any]) -> str:
@@ -151,13 +157,13 @@ gives real ones a likelihood. {told}
 ```python
 from cascade import Cascade
 
-cascade = Cascade.from_pretrained("{name}")
+cascade = Cascade.from_pretrained({json.dumps(name, ensure_ascii=False)})
 images = cascade.sample(16, temperature=0.9, seed=0)  # uint8 (16, {shape})
 nats = cascade.log_prob(images)  # of any uint8 images of this shape
 ```
 
 ```sh
-csrflow sample {name} --num 100 --out grid.png
+csrflow sample {shlex.quote(name)} --num 100 --out grid.png
 ```
 
 {said}| stage | a | makes | parameters | learned from | training |
@@ -202,7 +208,7 @@ def _entry(result: Result) -> dict[str, Any]:
     return {
         "task": {"type": TASK},
         "dataset": {
-            "type": DATASETS.get(result.data, result.data),
+            "type": result.dataset,
             "name": result.data,
             "split": result.split,
         },

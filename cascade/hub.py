@@ -39,23 +39,24 @@ def download(repository: str, revision: str | None = None) -> Path:
         )
     try:
         stages, _ = stage_folders(folder)
-    except InputError:
+        inside = all(stage.resolve().is_relative_to(folder.resolve()) for stage in stages)
+        files = [stage / name for stage in stages for name in NEEDED]
+        lacking = [file for file in files if not file.is_file()]
+    except (InputError, OSError, ValueError):  # names that no file can have are among these
         raise InputError(
             f"the repository {repository} holds neither cascade.yaml nor a trained stage: "
             "name one that Cascade.push_to_hub wrote"
         ) from None
-    root = folder.resolve()
-    if not all(stage.resolve().is_relative_to(root) for stage in stages):
+    if not inside:
         raise InputError(
             f"the cascade.yaml of the repository {repository} lists stages outside of it: "
             "name one that Cascade.push_to_hub wrote"
         )
-    for file in (stage / name for stage in stages for name in NEEDED):
-        if not file.is_file():
-            raise InputError(
-                f"the repository {repository} is no whole cascade, it lacks "
-                f"{file.relative_to(folder)}: name another revision, or push it again"
-            )
+    if lacking:
+        raise InputError(
+            f"the repository {repository} is no whole cascade, it lacks "
+            f"{lacking[0].relative_to(folder)}: name another revision, or push it again"
+        )
     return folder
 
 

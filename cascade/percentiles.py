@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,17 +39,24 @@ def percentiles(bpd: Tensor) -> list[float]:
 def write_held_out(folder: Path, reports: Sequence[str | Path]) -> None:
     """Keep what the first report of likelihoods, if any is one, says of its images.
 
-    ``reports`` are files that `csrflow likelihood --json` wrote of these weights. One that was
-    given labels, or left them out, does not count: whoever ranks an image sums over classes.
+    ``reports`` are files that `csrflow likelihood --json` wrote of these weights. What was measured
+    otherwise than the images to be ranked are does not count: those are scored by one
+    dequantisation, and summed over classes that are equally likely. Nor do training images.
     """
     for file in reports:
         report = json.loads(Path(file).read_text("utf-8"))
-        if "percentiles" in report and report["label_mode"] in (None, "marginal"):
+        if "percentiles" in report and _alike(report):
             kept = {key: report[key] for key in ("images", "split", "weights", "percentiles")}
             text = json.dumps({"data": Path(report["data"]).name, **kept}, indent=1)
             with whole(folder / FILE) as aside:
                 aside.write_text(text + "\n", encoding="utf-8")
             return
+
+
+def _alike(report: dict[str, Any]) -> bool:
+    plain = report["prior"] is None and report["told_sigma"] is None and report["samples"] == 1
+    unseen = report["split"] not in ("train", "trainval")
+    return plain and unseen and report["label_mode"] in (None, "marginal")
 
 
 def read_held_out(folder: str | Path, stages: Sequence[Stage]) -> Usual | None:
@@ -62,8 +70,10 @@ def read_held_out(folder: str | Path, stages: Sequence[Stage]) -> Usual | None:
     try:
         kept = json.loads(file.read_text("utf-8"))
         bpd = torch.tensor(kept["percentiles"], dtype=torch.float64)
+        if bpd.ndim != 1 or not len(bpd) or not bpd.isfinite().all():
+            raise ValueError("percentiles are a list of finite numbers")
         what = f"{kept['images']:,} images of {kept['data']} ({kept['split']})"
         weights = kept["weights"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ArithmeticError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise InputError(f"{file} is damaged, fetch or write it again: {error!r}") from None
     return Usual(bpd, what) if weights == {stage.name: stage.digest for stage in stages} else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from cascade.card import read_results, write_card
+from cascade.card import Result, read_results, write_card
 from cascade.hub import download, upload
 from cascade.manifest import stage_folders, write_manifest
 from cascade.percentiles import write_held_out
@@ -107,24 +107,33 @@ class Pretrained(nn.Module):
             folder: a new one, or one that is empty; it is there whole or not at all.
             reports: files that `csrflow likelihood --json` and `csrflow evaluate --json` wrote of
                 these weights, whose figures the card gives with their conditions; the page of
-                `csrflow explore` ranks images among those of the first report of likelihoods.
+                `csrflow explore` ranks images among those of the first report of likelihoods of images
+                that nothing was trained on, with K = 1 and classes summed over.
             license: of the weights, as hubs abbreviate licences.
             about: what else the card says, in Markdown: where and how long training ran, say.
 
         Raises:
-            InputError: the folder is not empty, or a report is of other weights.
+            InputError: the folder is not empty or cannot be written, or a report is of other
+                weights.
         """
-        folder = Path(folder)
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            raise InputError(f"{folder} exists and is not empty; name a new folder")
+        given, folder = folder, Path(folder).resolve()
+        if folder == Path.cwd():
+            raise InputError("the current folder cannot be replaced; name a new one")
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise InputError(f"{given} exists and is not empty; name a new folder")
+        shipped = folder.parent == HOME.resolve()
+        name = folder.name if shipped else f"path/to/{folder.name}"
+        results = self._results(reports)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{folder.resolve().name}."
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as aside:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
             whole = Path(aside) / "whole"
-            self._write(whole, folder.resolve().name, reports, license, about)
-            if folder.is_dir():
-                folder.rmdir()
-            os.replace(whole, folder)
+            self._write(whole, name, results, reports, license, about)
+            try:
+                if folder.is_dir():
+                    folder.rmdir()
+                os.replace(whole, folder)
+            except OSError as error:
+                raise InputError(f"cannot write {given}: {error}; name a new folder") from None
 
     def push_to_hub(
         self,
@@ -150,14 +159,27 @@ class Pretrained(nn.Module):
         Raises:
             InputError: the hub refuses it or cannot be reached, or a report is of other weights.
         """
+        if not REPOSITORY.fullmatch(repository):
+            raise InputError(
+                f"{repository} is no repository: name it owner/{Path(repository).name}"
+            )
+        results = self._results(reports)
         with tempfile.TemporaryDirectory() as aside:
-            self._write(Path(aside), repository, reports, license, about)
+            self._write(Path(aside), repository, results, reports, license, about)
             return upload(Path(aside), repository, private, revision, message)
 
+    def _results(self, reports: Sequence[str | Path]) -> list[Result]:
+        return [result for file in reports for result in read_results(file, list(self.stages))]
+
     def _write(
-        self, folder: Path, name: str, reports: Sequence[str | Path], license: str, about: str
+        self,
+        folder: Path,
+        name: str,
+        results: Sequence[Result],
+        reports: Sequence[str | Path],
+        license: str,
+        about: str,
     ) -> None:
-        results = [result for file in reports for result in read_results(file, list(self.stages))]
         self.save(folder)
         write_card(folder, name, list(self.stages), results, license, about)
         write_held_out(folder, reports)

@@ -21,7 +21,7 @@ from cascade.transforms.dequantise import centre, quantise
 from cascade.transforms.pyramid import halve
 from cascade.utils.chunks import chunk_of, in_chunks
 from cascade.utils.compiling import compiled
-from cascade.utils.tensors import read_tensors, write_tensors
+from cascade.utils.tensors import read_tensors, serialised, write_tensors
 from stages import Flow, InputError
 from stages.steps import prepare
 
@@ -76,7 +76,17 @@ class Stage(nn.Module):
         """Write the stage folder that `load_stage` reads; each file whole or not at all."""
         save_config(self.config, folder / "config.yaml")
         self.record.save(folder)
-        write_tensors(self.flow.state_dict(), folder / "model.safetensors")
+        write_tensors(self._saved(), folder / "model.safetensors")
+
+    def _saved(self) -> dict[str, Tensor]:
+        """The weights as files have them, float32 whatever they are computed in."""
+        tensors = self.flow.state_dict().items()
+        return {name: t.float() if t.is_floating_point() else t for name, t in tensors}
+
+    @property
+    def saved_digest(self) -> str:
+        """SHA-256 of the weights file that `save` writes; ``digest``, if nobody changed them."""
+        return hashlib.sha256(serialised(self._saved())).hexdigest()
 
     @property
     def classes(self) -> int:
@@ -225,6 +235,11 @@ def load_stage(
     if not weights.is_file():
         raise InputError(f"stage folder {folder} has no model.safetensors; train the stage first")
     config, record, tensors = load_saved(folder), load_record(folder), read_tensors(weights)
+    if len(record.classes) > config.model.classes > 0:
+        raise InputError(
+            f"{folder}/record.json is damaged: it names {len(record.classes)} classes, "
+            f"model.classes is {config.model.classes}"
+        )
     flow = build_with(config, tensors, weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     flow = flow.to(device, DTYPES[dtype]).eval()

@@ -72,17 +72,45 @@ def test_what_held_out_images_need_is_passed_on(digits, reports, tmp_path):
     assert len(model.usual.bpd) == 101 and abs(model.usual.bpd.mean().item() - bits["bpd"]) < 0.05
     median = model.usual.bpd[50].item()
     assert model.usual.percentile(median + 1e-6) > 50 > model.usual.percentile(median - 1e-6)
-    given = tmp_path / "given.json"
-    given.write_text(json.dumps(bits | {"label_mode": "given"}))
-    Cascade.load(digits).save_pretrained(tmp_path / "unranked", [given])
-    assert open_model(tmp_path / "unranked").usual is None
+    for i, other in enumerate(
+        ({"label_mode": "given"}, {"split": "train"}, {"samples": 64}, {"told_sigma": 0.7})
+    ):
+        (tmp_path / "other.json").write_text(json.dumps(bits | other))
+        Cascade.load(digits).save_pretrained(tmp_path / f"{i}", [tmp_path / "other.json"])
+        assert open_model(tmp_path / f"{i}").usual is None
     file = tmp_path / "new" / FILE
     kept = json.loads(file.read_text())
     file.write_text(json.dumps(kept | {"weights": {}}))
     assert open_model(tmp_path / "new").usual is None
-    file.write_text("{}")
-    with pytest.raises(InputError, match=r"held_out\.json is damaged, fetch or write it again"):
-        open_model(tmp_path / "new")
+    for damaged in ({}, *({"percentiles": x} for x in ([], 3, [[1, 2]], [10**400], [None]))):
+        file.write_text(json.dumps(damaged and kept | damaged))
+        with pytest.raises(InputError, match=r"held_out\.json is damaged, fetch or write it again"):
+            open_model(tmp_path / "new")
+
+
+def test_weights_that_were_changed_are_others(digits, reports, tmp_path):
+    """Unless it is in what they are computed in alone."""
+    double = Cascade.load(digits, dtype="float64")
+    double.save_pretrained(tmp_path / "double", reports)
+    assert open_model(tmp_path / "double").usual is not None
+    with torch.no_grad():
+        for weights in double.parameters():
+            weights += 0.1
+    with pytest.raises(InputError, match="is of other weights than this cascade's"):
+        double.save_pretrained(tmp_path / "changed", reports)
+    assert [file.name for file in tmp_path.iterdir()] == ["double"]
+
+
+def test_a_card_names_the_folder_and_nothing_else(digits, reports, tmp_path):
+    """No model of the package, no broken line, no data set that a folder is called as."""
+    report = json.loads(reports[0].read_text()) | {"data": "/home/me/cifar10"}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    folder = tmp_path / 'my "digits"'
+    Cascade.load(digits).save_pretrained(folder, [tmp_path / "report.json"])
+    text = (folder / "README.md").read_text()
+    assert r'from_pretrained("path/to/my \"digits\"")' in text
+    assert "csrflow sample 'path/to/my \"digits\"' --num" in text
+    assert "uoft-cs" not in text and "cifar10, all" in text
 
 
 def test_a_card_says_what_training_went_on_from(digits, tmp_path):

@@ -95,6 +95,13 @@ def test_stages_outside_of_a_repository_are_refused(there, stage):
         Cascade.from_pretrained("someone/odd")
 
 
+@pytest.mark.parametrize("name", [r"a\0b", "a" * 300])
+def test_stages_of_names_that_no_file_can_have(there, name):
+    there.put("someone/odd", {"cascade.yaml": f'stages: ["{name}"]'.encode()})
+    with pytest.raises(InputError, match="someone/odd holds neither"):
+        Cascade.from_pretrained("someone/odd")
+
+
 def test_what_is_not_to_be_used_is_not_fetched(there, folder, tmp_path):
     run = shutil.copytree(folder, tmp_path / "run")
     for name in ("state/step-4.safetensors", "best.safetensors", "samples/step-4.png"):
@@ -148,6 +155,10 @@ def test_a_cascade_is_pushed_and_comes_back(there, folder, tmp_path, monkeypatch
     assert there.branches["someone/new"]["main"] == sha != there.branches["someone/new"]["trial"]
     back = Cascade.from_pretrained("someone/new", revision="trial")
     assert [s.digest for s in back.stages] == [s.digest for s in cascade.stages]
+    asked = len(there.asked)
+    with pytest.raises(InputError, match="new is no repository: name it owner/new"):
+        cascade.push_to_hub("new")
+    assert len(there.asked) == asked
     monkeypatch.setenv("HF_TOKEN", "")
     with pytest.raises(InputError, match="does not let you write to someone/new: log in"):
         cascade.push_to_hub("someone/new")

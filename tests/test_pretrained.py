@@ -69,9 +69,20 @@ def test_nothing_is_written_over(trained, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_empty_folder_may_be_a_link_and_is_never_the_current_one(trained, tmp_path):
+    cascade, empty = Cascade.load(trained), tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "link").symlink_to(empty)
+    with chdir(empty), pytest.raises(InputError, match="current folder"):
+        cascade.save_pretrained(".")
+    cascade.save_pretrained(tmp_path / "link")
+    assert Cascade.load(empty).shape == cascade.shape
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["empty", "link"]
+
+
 def test_what_fails_leaves_nothing(trained, tmp_path):
     with pytest.raises(InputError, match="no report"):
-        Cascade.load(trained).save_pretrained(tmp_path / "new", reports=[tmp_path / "none.json"])
+        Cascade.load(trained).save_pretrained(tmp_path / "a" / "new", [tmp_path / "none.json"])
     assert not list(tmp_path.iterdir())
 
 

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from small_stages import stage_folder
 
 from cascade.record import FILE, Record, load_record
+from cascade.stage import load_stage
 from stages import InputError
 
 
@@ -40,3 +42,13 @@ def test_a_damaged_record_is_refused(tmp_path, content):
     (tmp_path / FILE).write_text(content)
     with pytest.raises(InputError, match="is damaged: it is no record of a training"):
         load_record(tmp_path)
+
+
+def test_a_record_names_no_more_classes_than_the_model_has(tmp_path):
+    folder = stage_folder(tmp_path / "srf2x", "model.classes=2")
+    for names in (["cat"], ["cat", "dog"]):
+        Record(names).save(folder)
+        assert load_stage(folder).class_names == [*names, "1"][:2]
+    Record(["cat", "dog", "cow"]).save(folder)
+    with pytest.raises(InputError, match=r"record\.json is damaged: it names 3 classes"):
+        load_stage(folder)

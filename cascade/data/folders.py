@@ -94,6 +94,14 @@ def refuse(problems: Sequence[str], count: int, skip_bad: bool) -> None:
         )
 
 
+def image_files(folder: Path) -> list[Path]:
+    """All image files below a folder, in name order; `InputError` where there are none."""
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
+    if not files:
+        raise InputError(f"folder {folder} holds no images ({', '.join(sorted(EXTENSIONS))})")
+    return files
+
+
 def open_folder(
     folder: Path,
     channels: int,
@@ -107,9 +115,7 @@ def open_folder(
     `InputError` names it, or with ``skip_bad`` it is left out and counted. What was decoded is kept
     in the folder ``cache``, if there is one, until a file changes.
     """
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
-    if not files:
-        raise InputError(f"folder {folder} holds no images ({', '.join(sorted(EXTENSIONS))})")
+    files = image_files(folder)
     survey = Survey(files, lambda place: files[place].read_bytes(), channels, resize)
     source: ImageSource | None = None
     if cache:

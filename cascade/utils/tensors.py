@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from cascade.utils.files import whole
@@ -27,12 +27,21 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Write a safetensors file, whole or not at all; contiguous clones, as the format demands."""
-    clones = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
+    clones = _clones(tensors)
     with whole(file) as aside:
         try:
             save_file(clones, aside)
         except SafetensorError as error:  # a full disk, say
             raise OSError(str(error)) from None
+
+
+def serialised(tensors: Mapping[str, Tensor]) -> bytes:
+    """The content of the file that `write_tensors` writes."""
+    return save(_clones(tensors))
+
+
+def _clones(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:

@@ -13,7 +13,7 @@ from cascade.config import load_saved
 from cascade.manifest import stage_folders
 from cascade.percentiles import Usual, read_held_out
 from cascade.photos.upscaling import load_doublers
-from cascade.pretrained import find_model
+from cascade.pretrained import HOME, find_model
 from cascade.stage import Stage
 
 
@@ -21,7 +21,9 @@ from cascade.stage import Stage
 class Model:
     """A ``cascade``, None where there is no base to draw from, and the ``doublers`` of photos.
 
-    ``usual`` is what its folder says of held-out images, None where that is nothing.
+    ``usual`` is what its folder says of held-out images, None where that is nothing; ``own`` is
+    whether the folder was named, or came with the package, so that files may be read that its
+    configuration names.
     All users of a page share it. Whoever runs its nets holds the ``lock``: a map of bits listens to
     the nets, and would hear what others have them do.
     """
@@ -30,6 +32,7 @@ class Model:
     cascade: Cascade | None
     doublers: list[Stage]
     usual: Usual | None = None
+    own: bool = True
     lock: Lock = field(default_factory=Lock, repr=False)
 
 
@@ -45,4 +48,6 @@ def open_model(name: str | Path, device: str | torch.device = "cpu") -> Model:
     cascade = Cascade.load(folder, device=device)
     cascade.check_draws()
     doublers = [stage.replace(chunk=1) for stage in cascade.stages[1:]]
-    return Model(str(name), cascade, doublers, read_held_out(folder, list(cascade.stages)))
+    held_out = read_held_out(folder, list(cascade.stages))
+    own = Path(name).is_dir() or folder.is_relative_to(HOME)
+    return Model(str(name), cascade, doublers, held_out, own)

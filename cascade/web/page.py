@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
-from cascade.web.limits import UploadLimit
+from cascade.web.limits import Limits
 from cascade.web.model import Model
 from cascade.web.uploads import MEGABYTES
 from stages import InputError
@@ -19,6 +20,7 @@ from stages import InputError
 WAITING = 24  # requests in the queue; more are told to come back
 SESSIONS = 64  # users whose samples are remembered
 PORTS = range(7860, 7880)  # tried one after the other where none is named
+PARTING = 10  # seconds that the end waits for nets that run
 LOCAL = "127.0.0.1"
 
 
@@ -57,7 +59,7 @@ def serve(
     browser: bool = False,
     ready: Callable[[str], None] = print,
 ) -> None:
-    """Show the page of a model until Ctrl-C or SIGTERM.
+    """Show the page of a model until Ctrl-C, SIGTERM, or its terminal is closed.
 
     Args:
         model: what is shown.
@@ -67,19 +69,18 @@ def serve(
         ready: told the page's address.
 
     Raises:
-        InputError: Gradio is missing, or the port is taken.
+        InputError: Gradio is missing, the port is taken, or the address is not this machine's.
     """
     port = free_port(host, port)
-    with alone() as folder:
+    with alone(host) as folder, ending() as done:
         try:
             import gradio as gr
             from starlette.middleware import Middleware
         except ImportError:
             raise InputError("the page needs Gradio: pip install 'csrflow[web]'") from None
         fonts = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
-        page, done = build(model), Event()
-        limited = {"middleware": [Middleware(UploadLimit, folder=folder)]}
-        signal.signal(signal.SIGTERM, lambda *_: done.set())
+        page = build(model)
+        limited = {"middleware": [Middleware(Limits, folder=folder)]}
         try:
             page.launch(
                 server_name=host, server_port=port, inbrowser=browser, quiet=True, share=False,
@@ -93,16 +94,27 @@ def serve(
                 pass
         finally:
             page.close(verbose=False)
+            if model.lock.acquire(timeout=PARTING):  # nets that run as a process ends abort it
+                model.lock.release()
 
 
 def free_port(host: str, port: int | None) -> int:
-    """The port, or the first free one of `PORTS`; `InputError` where it cannot be listened at."""
+    """The port, or the first free one of `PORTS`; `InputError` where it cannot be listened at.
+
+    ``host`` is a name or an IPv4 address of this machine.
+    """
     for number in PORTS if port is None else [port]:
         with socket.socket() as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 trial.bind((host, number))
-            except (OSError, OverflowError):
+            except OverflowError:
+                continue
+            except OSError as error:
+                if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                    raise InputError(
+                        f"this machine has no address {host}: name one, as IPv4 has it, with --host"
+                    ) from None
                 continue
             return trial.getsockname()[1]
     named = f"{PORTS[0]} to {PORTS[-1]}" if port is None else f"port {port}"
@@ -110,16 +122,35 @@ def free_port(host: str, port: int | None) -> int:
 
 
 @contextmanager
-def alone() -> Iterator[str]:
+def ending() -> Iterator[Event]:
+    """An event that is set as SIGTERM comes, or SIGHUP where that ends processes."""
+    done, before = Event(), {}
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP, and nohup ignores it
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, lambda *_: done.set())
+    try:
+        yield done
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def alone(host: str = LOCAL) -> Iterator[str]:
     """Keep temporary files in a folder that goes at the end, and have Gradio call nobody.
 
-    Gradio reads these settings as it is imported, so import it inside.
+    As it starts, it asks the server at ``host`` whether it answers, which no proxy can tell. Gradio
+    reads these settings as it is imported, so import it inside.
     """
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="csrflow-", ignore_cleanup_errors=True) as folder:
         tempfile.tempdir = folder
         os.environ["GRADIO_TEMP_DIR"] = os.environ["MPLCONFIGDIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        for name in ("NO_PROXY", "no_proxy"):
+            others = os.environ.get(name)
+            os.environ[name] = ",".join(filter(None, [others, LOCAL, "localhost", host]))
         try:
             yield folder
         finally:

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from cascade.chain import Cascade
+from cascade.data.decoding import UNREADABLE, decode
+from cascade.data.downsampled import open_downsampled
+from cascade.data.folders import image_files
 from cascade.data.hub import PREFIX
 from cascade.data.named import BUILT_IN, PACKAGED, open_images
+from cascade.data.splits import part_by_name
 from cascade.data.stage_images import check_images
 from cascade.evaluation.bits_by_position import spent
 from cascade.evaluation.codecs import SETTINGS, file_bpd
@@ -26,13 +30,14 @@ USUAL = 64  # images that others are ranked among
 LIKELY = 2  # classes shown of each image
 
 
-def usual(cascade: Cascade) -> Usual:
+def usual(cascade: Cascade, own: bool = True) -> Usual:
     """Held-out images of the cascade's data set, where it lies on this machine, or its samples.
 
-    Nothing is downloaded for it.
+    Nothing is downloaded for it, and where the cascade is not one's ``own`` no file is read that
+    its configuration names.
     """
     try:
-        images, name = _held_out(cascade), cascade.stages[-1].config.data.name
+        images, name = _held_out(cascade, own), cascade.stages[-1].config.data.name
         what = f"{len(images)} held-out images of {Path(name).name}"
     except (InputError, OSError):
         images = cascade.sample(USUAL, seed=0)
@@ -40,15 +45,41 @@ def usual(cascade: Cascade) -> Usual:
     return Usual(cascade.likelihood(images).image_bpd, what)
 
 
-def _held_out(cascade: Cascade) -> Tensor:
-    data = cascade.stages[-1].config.data
+def _held_out(cascade: Cascade, own: bool) -> Tensor:
+    data, folder = cascade.stages[-1].config.data, Path(cascade.stages[-1].config.data.name)
     elsewhere = data.name in BUILT_IN and data.name not in PACKAGED
     if data.split == "all" or elsewhere or data.name.startswith(PREFIX):
         raise InputError(f"none of {data.name} was held out, or it might be downloaded")
-    source = open_images(data.name, "test", data.channels, data.resize, data.skip_bad, data.root)
-    check_images(cascade.stages[-1].name, data.size, data.name, source.shape)
-    chosen = torch.randperm(len(source), generator=generator("usual"))[:USUAL]
-    return cascade.resize(source.read(chosen))
+    if data.name not in PACKAGED and not own:
+        raise InputError(f"{data.name} is named by a configuration that may be anyone's")
+    if folder.is_dir() and open_downsampled(folder, data.channels, data.skip_bad, None) is None:
+        images = _of_folder(folder, data.channels, data.resize)
+    else:
+        bad, root = data.skip_bad, data.root
+        source = open_images(data.name, "test", data.channels, data.resize, bad, root)
+        images = source.read(_some(len(source)))
+    channels, height, width = images[0].shape
+    check_images(cascade.stages[-1].name, data.size, data.name, (channels, height, width))
+    return cascade.resize(images)
+
+
+def _some(count: int) -> Tensor:
+    """Places of the images that others are ranked among."""
+    return torch.randperm(count, generator=generator("usual"))[:USUAL]
+
+
+def _of_folder(folder: Path, channels: int, resize: int | None) -> Tensor:
+    """Some of a folder's test images; no other one is decoded, as opening it all would do."""
+    files = image_files(folder)
+    places = part_by_name([file.relative_to(folder).as_posix() for file in files], "test")
+    try:
+        chosen = [files[i] for i in places[_some(len(places))].tolist()]
+        images = [decode(file, channels, resize, None) for file in chosen]
+    except UNREADABLE as error:
+        raise InputError(f"an image of {folder} cannot be read: {error}") from None
+    if len({image.shape for image in images}) != 1:
+        raise InputError(f"{folder} has no test images, or some of different sizes")
+    return torch.stack(images)
 
 
 @dataclass(frozen=True)

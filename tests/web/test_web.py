@@ -3,6 +3,8 @@
 import asyncio
 import configparser
 import math
+import os
+import signal
 import socket
 import sys
 import tempfile
@@ -16,12 +18,15 @@ from PIL import Image
 from small_stages import ANIMALS, animals, random_cascade, random_images, stage_folder
 
 from cascade import InputError
+from cascade.data.decoding import decode
+from cascade.data.named import open_data_set
 from cascade.figures.grid import grid
 from cascade.percentiles import Usual
 from cascade.photos.deviation import deviation
 from cascade.photos.photo import Photo
 from cascade.photos.upscaling import upscale
 from cascade.transforms.pyramid import halve
+from cascade.web import scoring
 from cascade.web.drawing import MOST, drawn_stages, labels_in_rows, picture, save_npz, shown
 from cascade.web.enlarging import (
     class_names,
@@ -41,9 +46,9 @@ from cascade.web.exploring import (
     region_redrawn,
     way,
 )
-from cascade.web.limits import UploadLimit
+from cascade.web.limits import MESSAGE, Limits
 from cascade.web.model import open_model
-from cascade.web.page import alone, free_port
+from cascade.web.page import alone, ending, free_port
 from cascade.web.scoring import columns, save_maps, score, usual
 from cascade.web.uploads import FILES, middle, open_images, open_photo
 
@@ -175,6 +180,23 @@ def test_the_usual_are_held_out_images_or_else_samples(tmp_path):
         assert "own samples" in usual(cascade).what
 
 
+def test_a_folder_is_not_decoded_whole_for_some_of_it(tmp_path, monkeypatch):
+    for i in range(900):
+        Image.new("L", (64, 64), i % 256).save(tmp_path / f"{i}.png")
+    cascade, read = random_cascade("haar", 0), []
+    cascade.stages[-1].config.data.name = str(tmp_path)
+    monkeypatch.setattr(scoring, "decode", lambda *args: read.append(args[0]) or decode(*args))
+    assert usual(cascade).what == f"64 held-out images of {tmp_path.name}" and len(read) == 64
+    test = open_data_set(str(tmp_path), 1)("test")
+    assert set(read) <= set(test.files)
+    assert "own samples" in usual(cascade, own=False).what and len(read) == 64
+    Image.new("L", (32, 32)).save(read[0])
+    assert "own samples" in usual(cascade).what
+    for file in test.files:
+        file.write_bytes(b"no image")
+    assert "own samples" in usual(cascade).what
+
+
 def test_no_model_has_the_page_download_its_data_set(monkeypatch):
     cascade = random_cascade("haar", 0)
     cascade.stages[-1].config.data.name = "hf:someone/large"
@@ -182,35 +204,84 @@ def test_no_model_has_the_page_download_its_data_set(monkeypatch):
     assert "own samples" in usual(cascade).what
 
 
+async def status_of(limited, method, path, body=b"", **headers):
+    """What a request is answered with; an application behind sees ``body`` or is not asked."""
+    sent, messages = [], [{"type": "http.request", "body": b"", "more_body": True}]
+    messages.append({"type": "http.request", "body": body, "more_body": False})
+    headers = {"content_length": str(len(body))} | headers
+    named = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items() if v]
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return messages.pop(0)
+
+    scope = {"type": "http", "method": method, "path": path, "headers": named}
+    await limited(scope, receive, send)
+    return sent[0]["status"]
+
+
+async def answered(scope, receive, send):
+    body = b""
+    while scope["method"] == "POST":
+        message = await receive()
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    assert body == BODY or scope["method"] != "POST"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+BODY = b'{"data": [{"path": "/tmp/x.png", "url": "http://127.0.0.1:7860/file=/tmp/x.png"}]}'
+UPLOAD, JOIN = "/gradio_api/upload", "/gradio_api/queue/join"
+
+
 @pytest.mark.parametrize(
     ("length", "stored", "status"),
-    [(b"80", 0, 200), (b"81", 0, 413), (b"", 0, 411), (b"-1", 0, 411), (b"60", 41, 507)],
+    [("80", 0, 200), ("81", 0, 413), ("", 0, 411), ("-1", 0, 411), ("60", 41, 507)],
 )
 def test_uploads_are_refused_before_they_are_read(tmp_path, length, stored, status):
     """Also two at once that there is room for one of."""
 
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        if scope.get("again"):
-            scope |= {"again": False}
-            told.append(await answer(scope | {"headers": [(b"content-length", b"80")]}))
-
-    async def answer(scope):
-        sent = []
-
-        async def send(message):
-            sent.append(message)
-
-        await limited(scope, None, send)
-        return sent[0]["status"]
+        if scope["path"] == UPLOAD:
+            told.append(await status_of(limited, "POST", UPLOAD + "/", content_length="80"))
 
     (tmp_path / "file").write_bytes(b"0" * stored)
-    limited, told = UploadLimit(app, tmp_path, request=80, stored=100), []
-    headers = [(b"content-length", length)] if length else []
-    scope = {"type": "http", "path": "/gradio_api/upload", "headers": headers, "again": True}
-    assert asyncio.run(answer(scope)) == status
+    limited, told = Limits(app, tmp_path, request=80, stored=100), []
+    assert asyncio.run(status_of(limited, "POST", UPLOAD, content_length=length)) == status
     assert told == [507] * (status == 200) and limited.coming == 0
-    assert asyncio.run(answer(scope | {"path": "/", "again": False})) == 200
+    chunked = status_of(limited, "POST", UPLOAD, content_length="10", transfer_encoding="chunked")
+    assert asyncio.run(chunked) == 411
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/", b"", 200),
+        ("GET", "/gradio_api/file=/tmp/x.png", b"", 200),
+        ("GET", "/gradio_api/file=C:/x.png", b"", 200),
+        ("GET", "/gradio_api/file=http://elsewhere/x", b"", 403),
+        ("HEAD", "/gradio_api/proxy=https://elsewhere/x", b"", 403),
+        ("GET", "/gradio_api/deep_link", b"", 403),
+        ("POST", JOIN, BODY, 200),
+        ("POST", "/gradio_api/run/predict/", BODY, 200),
+        ("POST", JOIN, BODY.replace(b"/tmp", b"http://elsewhere"), 403),
+        ("POST", JOIN, BODY.replace(b"/tmp", b"http:\\u002f/elsewhere"), 403),
+        ("POST", JOIN, b"[" * 100_000, 403),
+        ("POST", JOIN, b" " * (MESSAGE + 1), 413),
+        ("POST", "/gradio_api/process_recording", BODY, 404),
+        ("POST", "/gradio_api/component_server", BODY, 404),
+        ("POST", UPLOAD + "/more", BODY, 404),
+    ],
+)
+def test_nothing_is_asked_of_other_machines_or_stored_unseen(tmp_path, method, path, body, status):
+    limited = Limits(answered, tmp_path)
+    assert asyncio.run(status_of(limited, method, path, body)) == status
+    if status == 200 and method == "POST":
+        assert asyncio.run(status_of(limited, method, path, body, transfer_encoding="x")) == 411
 
 
 def test_uploads_are_made_to_fit_or_refused(tmp_path):
@@ -219,8 +290,14 @@ def test_uploads_are_made_to_fit_or_refused(tmp_path):
     Image.fromarray(image[0].numpy()).save(exact)
     Image.new("RGBA", (90, 50), (200, 10, 10, 30)).convert("RGB").save(large)
     noise.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(200)))
-    images, changed = open_images([exact, large], (1, 32, 32))
-    assert torch.equal(images[0], image) and changed == [False, True]
+    images, changes = open_images([exact, large], (1, 32, 32))
+    assert torch.equal(images[0], image) and len(changes) == 2
+    assert changes[0].startswith("1 of 2 images were of another size")
+    assert changes[1].startswith("1 of 2 images are in colour")
+    clear = tmp_path / "clear.png"
+    Image.new("RGBA", (32, 32), (9, 9, 9, 254)).save(clear)
+    ((change,), none) = (open_images([file], (1, 32, 32))[1] for file in (clear, exact))
+    assert change.startswith("1 of 1 images are transparent in places") and none == []
     assert middle(open_photo(large), 40).size == (40, 40)
     assert middle(open_photo(large), 64).size == (50, 64)
     for files, message in (
@@ -297,13 +374,33 @@ def test_a_port_that_is_taken_is_an_error():
     assert free_port("127.0.0.1", port) == port
     with pytest.raises(InputError, match="--port"):
         free_port("127.0.0.1", 99999)
+    for host in ("no-machine.invalid", "192.0.2.1"):
+        with pytest.raises(InputError, match=f"this machine has no address {host}: .* --host"):
+            free_port(host, None)
 
 
 def test_temporary_files_go():
-    with alone():
+    with alone("0.0.0.0"):
         folder = Path(tempfile.mkdtemp())
-        assert folder.is_dir()
+        assert folder.is_dir() and os.environ["no_proxy"].endswith("localhost,0.0.0.0")
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_the_end_of_a_terminal_is_an_end_too(name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with ending() as done:
+        os.kill(os.getpid(), number)
+        assert done.wait(10)
+    assert signal.getsignal(number) == before
+    signal.signal(number, signal.SIG_IGN)
+    try:
+        with ending() as done:
+            os.kill(os.getpid(), number)
+            assert not done.wait(0.1)
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_space_asks_for_what_the_page_takes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import gradio as gr
@@ -9,6 +10,11 @@ import gradio as gr
 from cascade.stage import Stage
 
 USUAL = 0.8  # the temperature that sliders begin at
+
+
+def plain(text: str) -> str:
+    """The text in Markdown, where nothing of it is a mark: names come with a model, from anyone."""
+    return re.sub(r"([!-/:-@[-`{-~])", r"\\\1", " ".join(text.split()))
 
 
 def seed_box() -> gr.Number:
@@ -27,7 +33,7 @@ def temperature_sliders(stages: Sequence[Stage]) -> list[gr.Slider]:
 def picture_box(caption: str, scale: int = 1) -> gr.Image:
     """Where a picture is shown, lossless, below its caption, in a column of its own."""
     with gr.Column(scale=scale, min_width=160):
-        gr.Markdown(caption)
+        gr.Markdown(plain(caption))
         return gr.Image(
             format="png", interactive=False, show_label=False, buttons=["download"],
             alt_text=caption,
@@ -36,7 +42,7 @@ def picture_box(caption: str, scale: int = 1) -> gr.Image:
 
 def gallery_box(caption: str, columns: int) -> gr.Gallery:
     """Where images stand of which one is clicked, below a caption."""
-    gr.Markdown(caption)
+    gr.Markdown(plain(caption))
     return gr.Gallery(
         columns=columns, height="auto", format="png", allow_preview=False, interactive=False,
         show_label=False, buttons=[],

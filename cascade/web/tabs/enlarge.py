@@ -20,7 +20,7 @@ from cascade.web.enlarging import (
 )
 from cascade.web.exploring import as_colours
 from cascade.web.model import Model
-from cascade.web.tabs.controls import USUAL, gallery_box, picture_box, seed_box
+from cascade.web.tabs.controls import USUAL, gallery_box, picture_box, plain, seed_box
 from cascade.web.tabs.serving import HEAVY, LIGHT, answering
 from cascade.web.uploads import middle, open_photo
 from stages import InputError
@@ -79,7 +79,7 @@ def enlarge_tab(model: Model) -> None:
         words = (
             f"{smooth.width}x{smooth.height} pixels. Samples differ by {far.mean():.1f} grey "
             f"levels in the mean, and by up to {far.max():.1f}, where the map is brightest. "
-            + judgement(stages, photo, label)
+            + plain(judgement(stages, photo, label))
         )
         yield ["Done.", keep, keep, keep, as_colours(far, SIDE), words]
 

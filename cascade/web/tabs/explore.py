@@ -17,6 +17,7 @@ from cascade.web.model import Model
 from cascade.web.tabs.controls import (
     gallery_box,
     picture_box,
+    plain,
     seed_box,
     temperature_sliders,
 )
@@ -74,7 +75,7 @@ def explore_tab(model: Model, cascade: Cascade) -> None:
         made = Samples(cascade.sample(COUNT, labels, scales, whole_number(start, "seed")), labels)
         return [
             made, FIRST, [shown(image, 96) for image in made.images], _said(cascade, made, FIRST),
-            shown(made.images[0], SIDE), None, None, 1,
+            shown(made.images[0], SIDE), None, 1, *[None] * 6, "",
         ]  # fmt: skip
 
     def choose(made: Samples | None, pair: tuple[int, int], event: gr.SelectData) -> list[Any]:
@@ -113,7 +114,10 @@ def explore_tab(model: Model, cascade: Cascade) -> None:
     lock = model.lock
     button.click(
         answering(draw, lock), [*temperatures, seed],
-        [samples, chosen, gallery, said, whole, edited, frames, share], **HEAVY,
+        [
+            samples, chosen, gallery, said, whole, frames, share, frame, strip, low, others, edited,
+            changed, told,
+        ], **HEAVY,
     )  # fmt: skip
     gallery.select(answering(choose), [samples, chosen], [chosen, said, whole], **LIGHT)
     redraw.click(
@@ -140,7 +144,7 @@ def _said(cascade: Cascade, samples: Samples, pair: tuple[int, int]) -> str:
     if samples.labels is not None:
         known = cascade.class_names
         names = [
-            f"{name} ({known[samples.labels[place]]})"
+            f"{name} ({plain(known[samples.labels[place]])})"
             for name, place in zip(names, pair, strict=True)
         ]
     return f"Chosen: sample {names[0]}; before it: sample {names[1]}."

@@ -14,7 +14,7 @@ from cascade.percentiles import Usual
 from cascade.web.drawing import picture
 from cascade.web.model import Model
 from cascade.web.scoring import columns, save_maps, score, usual
-from cascade.web.tabs.controls import picture_box
+from cascade.web.tabs.controls import picture_box, plain
 from cascade.web.tabs.serving import HEAVY, answering, place_for
 from cascade.web.uploads import open_images
 
@@ -32,7 +32,7 @@ def score_tab(model: Model, cascade: Cascade) -> None:
 
     @cache
     def reference() -> Usual:
-        return model.usual or usual(cascade)
+        return model.usual or usual(cascade, model.own)
 
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
@@ -51,7 +51,7 @@ def score_tab(model: Model, cascade: Cascade) -> None:
             maps = picture_box("Where bits are spent")
 
     def scored(given: list[str] | None) -> list[Any]:
-        images, changed = open_images(given, cascade.shape)
+        images, changes = open_images(given, cascade.shape)
         images = cascade.resize(images)
         result = score(cascade, images)
         names = [Path(file).name for file in given or []]
@@ -60,12 +60,8 @@ def score_tab(model: Model, cascade: Cascade) -> None:
         save_maps(cascade, images, result.report, file)
         with Image.open(file) as opened:
             drawn = opened.copy()
-        text = ABOUT.format(what=reference().what, statement=result.report.statement)
-        if any(changed):
-            text += (
-                f"\n\n{sum(changed)} of {len(changed)} images were of another size: their centre "
-                "squares were resampled, which changes what they cost."
-            )
-        return [rows, picture(images, 8), drawn, text]
+        statement = plain(result.report.statement)
+        text = ABOUT.format(what=plain(reference().what), statement=statement)
+        return [rows, picture(images, 8), drawn, "\n\n".join([text, *changes])]
 
     button.click(answering(scored, model.lock), files, [table, seen, maps, about], **HEAVY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import inspect
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import gradio as gr
 import torch
 
+from cascade.web.limits import FULL, STORED, size_of
 from stages import InputError
 
 KEPT = 3600  # seconds that a file to download is there
@@ -39,11 +41,13 @@ def answering(function: Callable[..., Any], lock: Lock | None = None) -> Callabl
 
     @wraps(function)
     def answer(*args: Any) -> Any:
+        _told(_check_room)
         with alone:
             return _told(lambda: function(*args))
 
     @wraps(function)
     def answers(*args: Any) -> Iterator[Any]:
+        _told(_check_room)
         steps, end = function(*args), object()
         while True:
             with alone:
@@ -63,6 +67,13 @@ def _told(act: Callable[[], Any]) -> Any:
     except (MemoryError, torch.OutOfMemoryError):
         message = "this takes more memory than there is: ask for less"
     raise gr.Error(html.escape(message), print_exception=False)
+
+
+def _check_room() -> None:
+    """Raise `InputError` where the server's temporary files are too many; pictures are some."""
+    folder = os.environ.get("GRADIO_TEMP_DIR")  # see `cascade.web.page.alone`
+    if folder and size_of(Path(folder)) > STORED:
+        raise InputError(FULL)
 
 
 def place_for(name: str) -> Path:
