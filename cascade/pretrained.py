@@ -107,8 +107,8 @@ class Pretrained(nn.Module):
             folder: a new one, or one that is empty; it is there whole or not at all.
             reports: files that `csrflow likelihood --json` and `csrflow evaluate --json` wrote of
                 these weights, whose figures the card gives with their conditions; the page of
-                `csrflow explore` ranks images among those of the first report of likelihoods of images
-                that nothing was trained on, with K = 1 and classes summed over.
+                `csrflow explore` ranks images among those of the first report of likelihoods with
+                K = 1, summed over classes, of images that nothing was trained on.
             license: of the weights, as hubs abbreviate licences.
             about: what else the card says, in Markdown: where and how long training ran, say.
 
