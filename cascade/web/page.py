@@ -123,12 +123,11 @@ def free_port(host: str, port: int | None) -> int:
 
 @contextmanager
 def ending() -> Iterator[Event]:
-    """An event that is set as SIGTERM comes, or SIGHUP where that ends processes."""
-    done, before = Event(), {}
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP, and nohup ignores it
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, lambda *_: done.set())
+    """An event that is set as SIGTERM comes, or SIGHUP where nohup does not have it ignored."""
+    done, numbers = Event(), [signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)  # which Windows does not have
+    before = {number: signal.signal(number, lambda *_: done.set()) for number in numbers}
     try:
         yield done
     finally:

@@ -386,19 +386,23 @@ def test_temporary_files_go():
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_the_end_of_a_terminal_is_an_end_too(name):
-    number = getattr(signal, name)
-    before = signal.getsignal(number)
-    with ending() as done:
-        os.kill(os.getpid(), number)
-        assert done.wait(10)
-    assert signal.getsignal(number) == before
-    signal.signal(number, signal.SIG_IGN)
+@pytest.mark.parametrize(
+    ("number", "handler", "ends"),
+    [
+        (signal.SIGTERM, signal.SIG_DFL, True),
+        (signal.SIGTERM, signal.SIG_IGN, True),
+        (signal.SIGHUP, signal.SIG_DFL, True),
+        (signal.SIGHUP, signal.SIG_IGN, False),
+    ],
+)
+def test_the_end_of_a_terminal_is_an_end_too(number, handler, ends):
+    """But for nohup, which has SIGHUP ignored."""
+    before = signal.signal(number, handler)
     try:
         with ending() as done:
             os.kill(os.getpid(), number)
-            assert not done.wait(0.1)
+            assert done.wait(10 if ends else 0.1) == ends
+        assert signal.getsignal(number) == handler
     finally:
         signal.signal(number, before)
 
