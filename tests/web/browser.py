@@ -212,6 +212,9 @@ def test_explore(page, shots):
     expect(page.get_by_text("of the pixels changed in the region")).to_be_visible()
     expect(pictures(page, "What changed")).to_be_visible()
     shoot(page, shots / "explore-explore.png")
+    press(page, "Draw samples")  # what was made of the ones before goes
+    expect(page.get_by_text("of the pixels changed in the region")).to_have_count(0)
+    expect(pictures(page, "What changed")).to_have_count(0)
 
 
 def test_score(page, run, shots, tmp_path):
