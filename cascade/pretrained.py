@@ -124,16 +124,16 @@ class Pretrained(nn.Module):
         shipped = folder.parent == HOME.resolve()
         name = folder.name if shipped else f"path/to/{folder.name}"
         results = self._results(reports)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
-            whole = Path(aside) / "whole"
-            self._write(whole, name, results, reports, license, about)
-            try:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
+                whole = Path(aside) / "whole"
+                self._write(whole, name, results, reports, license, about)
                 if folder.is_dir():
                     folder.rmdir()
                 os.replace(whole, folder)
-            except OSError as error:
-                raise InputError(f"cannot write {given}: {error}; name a new folder") from None
+        except OSError as error:
+            raise InputError(f"cannot write {given}: {error}; name another folder") from None
 
     def push_to_hub(
         self,

@@ -81,6 +81,8 @@ def test_an_empty_folder_may_be_a_link_and_is_never_the_current_one(trained, tmp
 
 
 def test_what_fails_leaves_nothing(trained, tmp_path):
+    with pytest.raises(InputError, match="cannot write .*; name another folder"):
+        Cascade.load(trained).save_pretrained("/proc/new")
     with pytest.raises(InputError, match="no report"):
         Cascade.load(trained).save_pretrained(tmp_path / "a" / "new", [tmp_path / "none.json"])
     assert not list(tmp_path.iterdir())
