@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cascade.config import Model, StageConfig
 from cascade.utils.tensors import OTHER, kinds, load_weights
@@ -64,12 +66,24 @@ def outline(config: StageConfig) -> Flow:
     Raises `InputError` for shapes that no tensor can have.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             return _built(config)
     except (RuntimeError, OverflowError, TypeError) as error:
         raise InputError(
             f"no flow is as large as {config.out} asks for: {first_line(error)}"
         ) from None
+
+
+class _Undrawn(TorchFunctionMode):
+    """Normal values are not drawn: where tensors have none, torch loads its compiler to do so."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if func in (nn.init.normal_, Tensor.normal_):
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 def _built(config: StageConfig) -> Flow:

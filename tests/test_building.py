@@ -1,6 +1,7 @@
 """The flow is the one that its configuration describes: every size of it is a size of the flow."""
 
 import pytest
+from conftest import launch
 
 from cascade.building import DEPTHS, WIDTHS, outline
 from cascade.config import load_config
@@ -25,3 +26,10 @@ def test_every_size_is_one_of_the_flow(key):
         )
 
     assert weights() == weights() != weights(1)
+
+
+def test_a_model_is_loaded_without_torchs_compiler():
+    """Which takes seconds to import: shapes alone are no reason to."""
+    program = "import sys; from cascade import Cascade; Cascade.from_pretrained('cifar10')"
+    done = launch("python", "-c", f"{program}; print('torch._dynamo' in sys.modules)")
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
