@@ -67,7 +67,7 @@ def outline(config: StageConfig) -> Flow:
     """
     try:
         with torch.device("meta"), _Undrawn():
-            return _built(config)
+            return _built(config).to("meta")  # a few constants are not made there
     except (RuntimeError, OverflowError, TypeError) as error:
         raise InputError(
             f"no flow is as large as {config.out} asks for: {first_line(error)}"
