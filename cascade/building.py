@@ -67,7 +67,7 @@ def outline(config: StageConfig) -> Flow:
     """
     try:
         with torch.device("meta"), _Undrawn():
-            return _built(config).to("meta")  # a few constants are not made there
+            return _built(config).to("meta")  # what is on the CPU, too
     except (RuntimeError, OverflowError, TypeError) as error:
         raise InputError(
             f"no flow is as large as {config.out} asks for: {first_line(error)}"
@@ -75,7 +75,10 @@ def outline(config: StageConfig) -> Flow:
 
 
 class _Undrawn(TorchFunctionMode):
-    """Normal values are not drawn: where tensors have none, torch loads its compiler to do so."""
+    """Normal values are not drawn, and counts are on the CPU.
+
+    Both would have torch load its compiler, which takes seconds, to find that there are no values.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -83,7 +86,7 @@ class _Undrawn(TorchFunctionMode):
         named = kwargs or {}
         if func in (nn.init.normal_, Tensor.normal_):
             return args[0] if args else named["tensor"]
-        return func(*args, **named)
+        return func(*args, **(named | {"device": "cpu"} if func is torch.arange else named))
 
 
 def _built(config: StageConfig) -> Flow:

@@ -1,9 +1,10 @@
 """The flow is the one that its configuration describes: every size of it is a size of the flow."""
 
 import pytest
+import torch
 from conftest import launch
 
-from cascade.building import DEPTHS, WIDTHS, outline
+from cascade.building import DEPTHS, WIDTHS, build, outline
 from cascade.config import load_config
 from cascade.utils.tensors import kinds
 
@@ -26,6 +27,18 @@ def test_every_size_is_one_of_the_flow(key):
         )
 
     assert weights() == weights() != weights(1)
+
+
+def test_an_outline_has_no_values_and_a_flow_is_where_it_is_made():
+    config = load_config("mnist5k-haar/srf16")
+    for flow in (outline(config), _made_on("meta", config)):
+        tensors = [*flow.parameters(), *flow.buffers()]
+        assert tensors and all(tensor.is_meta for tensor in tensors)
+
+
+def _made_on(device, config):
+    with torch.device(device):
+        return build(config)
 
 
 def test_a_model_is_loaded_without_torchs_compiler():

@@ -41,7 +41,7 @@ def usual(cascade: Cascade, own: bool = True) -> Usual:
         what = f"{len(images)} held-out images of {Path(name).name}"
     except (InputError, OSError):
         images = cascade.sample(USUAL, seed=0)
-        what = f"{USUAL} of the model's own samples, as no held-out images are on this machine"
+        what = f"{USUAL} of the model's own samples, as no held-out images are at hand"
     return Usual(cascade.likelihood(images).image_bpd, what)
 
 

@@ -101,7 +101,7 @@ class LogisticMixture(Bijection):
             ParameterNet(v, width, settings.blocks, o, settings.chain and place > 0)
             for place, (v, o) in enumerate(shapes)
         )
-        places, full = (torch.arange(count, device="cpu") + 0.5) / count, 2.0**support.bits
+        places, full = (torch.arange(count) + 0.5) / count, 2.0**support.bits
         if support.relative:  # from as narrow as a bin to as wide as a fair part of the range
             location, scale = torch.full_like(places, 0.5), 0.25 * (full / 4) ** places
         else:  # evenly over the range
